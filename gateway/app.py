@@ -105,13 +105,13 @@ class Gateway:
         self.service = Service(self.settings, self._transport, self._names, self._clock, self._metrics)
         self.service.log_settings.start(logs.level())
         self.service.log_settings.on_change = _switch_levels
-        self.service.repository = RepositoryControl(self.service)
+        self._repository = RepositoryControl(self.service)
         self._dispatcher = Dispatcher(self.service)
         self._fleet_metrics.start(self.service.catalogue, self._transport.results)
         self._scaling_metrics.start(self.service.scaling)
-        self._background = Background(self.service, self._dispatcher, self._fleet_metrics)
+        self._background = Background(self.service, self._repository, self._dispatcher, self._fleet_metrics)
         self._claims = Claims(self.service)
-        self._http = HttpServer(self.service, self._claims, version())
+        self._http = HttpServer(self.service, self._claims, self._repository, version())
         try:
             await self._dispatcher.start()
             await self._background.start()
@@ -144,7 +144,7 @@ class Gateway:
         if self._grpc is not None:
             await self._grpc.close()
         await self._claims.close()
-        await self.service.repository.close()
+        await self._repository.close()
         await self._background.close()
         self._fleet_metrics.stop()
         self._scaling_metrics.stop()
@@ -160,7 +160,7 @@ class Gateway:
         """Start gRPC, if it is wanted."""
         if self.settings.grpc_port is None:
             return
-        self._grpc = GrpcServer(self.service, self._claims, version())
+        self._grpc = GrpcServer(self.service, self._claims, self._repository, version())
         await self._grpc.start()
 
     async def _drain_grpc(self) -> None:

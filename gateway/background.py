@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import secrets
 from collections.abc import Awaitable, Callable
 from typing import Final
@@ -17,18 +18,17 @@ from gateway.calls.dispatcher import Dispatcher
 from gateway.calls.service import Service
 from gateway.catalogue.heartbeats import is_sound
 from gateway.fleet_metrics import FleetMetrics
+from gateway.repository.control import RepositoryControl
 from protocol.errors import FleetError, Unavailable
 from protocol.heartbeat_codec import SECRET_BYTES, SECRET_KEY
 from protocol.ports import OutRecord
-from protocol.runtime.tasks import BackgroundTasks
+from protocol.runtime.tasks import BackgroundTasks, run_forever
 
 _SWEEP_EVERY: Final = 0.1
 _LOOK_EVERY: Final = 1.0
 _WORKERS_EVERY: Final = 0.5
 _RESYNC_EVERY: Final = 10
 _READ_CATALOGUE: Final = 30.0
-_RESTART_AFTER: Final = 0.2
-_RESTART_AT_MOST: Final = 5.0
 
 _log = structlog.get_logger("gateway.background")
 
@@ -38,12 +38,16 @@ class Background:
 
     Args:
         service: gets what they find out.
+        repository: gets the heartbeats, as `fleet_metrics` does.
         dispatcher: sweeps.
-        fleet_metrics: gets the heartbeats.
+        fleet_metrics: of the workers.
     """
 
-    def __init__(self, service: Service, dispatcher: Dispatcher, fleet_metrics: FleetMetrics) -> None:
+    def __init__(
+        self, service: Service, repository: RepositoryControl, dispatcher: Dispatcher, fleet_metrics: FleetMetrics
+    ) -> None:
         self._service = service
+        self._repository = repository
         self._fleet_metrics = fleet_metrics
         self._dispatcher = dispatcher
         self._caught_up = asyncio.Event()
@@ -65,7 +69,7 @@ class Background:
             "workers": self._watch_workers,
         }
         for name, run in work.items():
-            self._tasks.spawn(self._forever(name, run), name=f"gateway-{name}")
+            self._tasks.spawn(run_forever(name, run, functools.partial(self._ended, name)), name=f"gateway-{name}")
         try:
             async with asyncio.timeout(_READ_CATALOGUE):
                 await self._caught_up.wait()
@@ -84,25 +88,10 @@ class Background:
         """Stop everything."""
         await self._tasks.close()
 
-    async def _forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        pause = _RESTART_AFTER
-        while True:
-            started = asyncio.get_running_loop().time()
-            try:
-                await run()
-                problem = "it returned"
-            except FleetError as error:
-                problem = error.message
-                _log.warning("background task failed", task=name, error=problem)
-            except Exception as error:
-                problem = repr(error)
-                _log.exception("background task failed", task=name)
-            restarts = self._service.metrics.restarts
-            restarts[name] = restarts.get(name, 0) + 1
-            self._failed[name] = problem
-            long_ago = asyncio.get_running_loop().time() - started > _RESTART_AT_MOST
-            pause = _RESTART_AFTER if long_ago else min(2 * pause, _RESTART_AT_MOST)
-            await asyncio.sleep(pause)
+    def _ended(self, name: str, problem: str) -> None:
+        restarts = self._service.metrics.restarts
+        restarts[name] = restarts.get(name, 0) + 1
+        self._failed[name] = problem
 
     async def _follow(self) -> None:
         service = self._service
@@ -188,7 +177,7 @@ class Background:
         heartbeats = [beat for beat in await transport.directory.workers() if is_sound(beat)]
         for served in service.catalogue.seen(heartbeats, service.clock() - service.settings.worker_timeout):
             _log.warning("files differ", model=served.model, version=served.version, problem=served.mixed)
-        service.repository.observe(heartbeats)
+        self._repository.observe(heartbeats)
         service.capacity.observe(heartbeats)
         service.scaling.observe(heartbeats)
         self._fleet_metrics.observe(heartbeats, service.clock() - service.settings.worker_timeout)

@@ -7,7 +7,7 @@ from typing import Final, Literal
 
 from protocol.errors import ConfigError, quoted
 from protocol.frames import MAX_RECORD
-from protocol.limits import require_count, require_seconds
+from protocol.limits import require_count, require_port, require_seconds, require_tls
 from protocol.naming import PREFIX
 from protocol.urls import is_loopback, origin_of
 
@@ -141,10 +141,7 @@ class GatewaySettings:
             )
         if self.gateway and not PREFIX.match(self.gateway):
             raise ConfigError(f"gateway id {quoted(self.gateway)} must match {PREFIX.pattern}")
-        if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ConfigError("TLS needs both a certificate and a key")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ConfigError("client certificates need TLS: set --tls-certificate and --tls-key as well")
+        require_tls(self.tls_certificate, self.tls_key, self.tls_client_ca)
         if self.no_worker_policy not in ("queue", "reject"):
             raise ConfigError(f"no-worker policy {quoted(self.no_worker_policy)} must be 'queue' or 'reject'")
         if self.routing not in ("queue", "spread"):
@@ -163,14 +160,9 @@ class GatewaySettings:
                     "(https://app.example, http://localhost:3000; names beyond ASCII as xn--…), or * for every page"
                 ) from None
 
-    def _check_ports(self) -> None:
-        for name in ("http_port", "grpc_port", "metrics_port"):
-            port = getattr(self, name)
-            if port is not None and not 0 <= port <= 65535:
-                raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
-
     def _check_numbers(self) -> None:
-        self._check_ports()
+        for name in ("http_port", "grpc_port", "metrics_port"):
+            require_port(name, getattr(self, name))
         for name in (
             "default_timeout",
             "max_timeout",

@@ -33,7 +33,6 @@ BATCH_SECONDS: Final = 0.08
 WORKERS: Final = 2
 CAPACITY: Final = WORKERS * MAX_BATCH / BATCH_SECONDS
 """Rows per second."""
-LOADS: Final = (0.3, 0.6, 0.9)
 KINDS: Final = ("spread", "queue")
 
 

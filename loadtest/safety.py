@@ -37,7 +37,6 @@ from workers.system.framing import frame
 
 MODEL: Final = "addsub-python"
 SIZES: Final = (1, 32)
-BEATS_PER_SECOND: Final = 2
 
 
 def measure(folder: Path, seconds: float) -> list[SafetyCost]:

@@ -21,7 +21,7 @@ from protocol.runtime.clock import Clock
 from protocol.runtime.loop import QUICK, StopEvent, stop_signals, until
 from protocol.transport import open_transport
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
-from protocol.transport.embedded.remote_server import RemoteServer
+from protocol.transport.embedded.remote.server import RemoteServer
 from protocol.transport.settings import TransportSettings
 from workers.app import tune
 from workers.settings import WorkerSettings

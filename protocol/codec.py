@@ -125,15 +125,6 @@ def payload_bytes(payload: Payload) -> bytes:
     return payload if isinstance(payload, bytes) else encode_reply(payload)
 
 
-def reply_of(payload: Payload) -> InferReply:
-    """An answer as a message.
-
-    Raises:
-        CodecError: as `decode_reply`.
-    """
-    return payload if isinstance(payload, InferReply) else decode_reply(payload)
-
-
 def size_limit(tensors: Sequence[Tensor], label: str, parameters: Parameters) -> int:
     """At least the bytes of a message of the wire with these parts, by arithmetic; at most a few hundred more."""
     size = sum([len(each.data) + 4 * len(each.name) + 9 * len(each.shape) for each in tensors])

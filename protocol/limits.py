@@ -1,4 +1,4 @@
-"""Bounds of numbers in settings. Pure."""
+"""Bounds of settings that several processes have. Pure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from protocol.errors import ConfigError
 
 MAX_SECONDS: Final = 1e9
 """Thirty years: timers, and Kafka and Redis in milliseconds, still accept it."""
+MAX_PORT: Final = 65535
 MAX_COUNT: Final = 2**31 - 1
 """Largest count of things, as in Kafka and in most thread pools. Byte limits may be larger."""
 
@@ -38,6 +39,28 @@ def require_share(name: str, value: float, most: float) -> None:
     """
     if not 0.0 <= value <= most:
         raise ConfigError(f"{name} is {value}; it must be between 0 and {most}")
+
+
+def require_port(name: str, value: int | None) -> None:
+    """Check a port of a setting; None is no port, and 0 a free one.
+
+    Raises:
+        ConfigError: there is no such port.
+    """
+    if value is not None and not 0 <= value <= MAX_PORT:
+        raise ConfigError(f"{name} is {value}; a port is between 0 and {MAX_PORT}")
+
+
+def require_tls(certificate: str, key: str, client_ca: str) -> None:
+    """Check the PEM files of a server; "" for none.
+
+    Raises:
+        ConfigError: some are given without those that they need.
+    """
+    if bool(certificate) != bool(key):
+        raise ConfigError("TLS needs both a certificate and a key")
+    if client_ca and not certificate:
+        raise ConfigError("client certificates need TLS: set --tls-certificate and --tls-key as well")
 
 
 def _require(name: str, value: float, most: float, zero: bool) -> None:

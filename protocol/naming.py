@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from typing import Final
-from urllib.parse import quote, unquote
+from urllib.parse import quote
 
 from protocol.errors import InvalidArgument, quoted
 from protocol.messages import ANONYMOUS, Lane
@@ -232,9 +232,3 @@ def ref(principal: str, request_id: str) -> str:
     if principal == ANONYMOUS:
         return request_id if request_id.isalnum() and request_id.isascii() else quote(request_id, safe=_SAFE)
     return f"{quote(principal, safe=_SAFE)}/{quote(request_id, safe=_SAFE)}"
-
-
-def parse_ref(text: str) -> tuple[str, str]:
-    """(principal, id) of a ref."""
-    principal, slash, request_id = text.rpartition("/")
-    return (unquote(principal) if slash else ANONYMOUS), unquote(request_id)

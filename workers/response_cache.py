@@ -32,13 +32,11 @@ class ResponseCache:
 
     Attributes:
         used: bytes of all entries.
-        evicted: entries that made room for others.
     """
 
     def __init__(self, max_bytes: int) -> None:
         self.max_bytes = max_bytes
         self.used = 0
-        self.evicted = 0
         self._entries: collections.OrderedDict[bytes, tuple[Outputs, int]] = collections.OrderedDict()
 
     def __len__(self) -> int:
@@ -60,7 +58,6 @@ class ResponseCache:
             return False
         while self.used + size > self.max_bytes:
             self._drop(next(iter(self._entries)))
-            self.evicted += 1
         copies = tuple([Tensor(each.name, each.datatype, each.shape, bytes(each.data)) for each in outputs])
         self._entries[key] = copies, size
         self.used += size

@@ -16,7 +16,7 @@ from typing import Any, Final, Literal, get_args
 
 from protocol.dead_letter import MAX_ATTEMPTS
 from protocol.errors import ConfigError, quoted
-from protocol.limits import require_count, require_seconds, require_share
+from protocol.limits import require_count, require_port, require_seconds, require_share
 from protocol.transport.settings import TransportSettings
 from workers.repository import model_files
 from workers.repository.completion import DEFAULT_MAX_BATCH_SIZE
@@ -165,8 +165,7 @@ class WorkerSettings:
             raise ConfigError("rate_limit_resource is valid only with rate_limit execution_count")
 
     def _check_numbers(self) -> None:
-        if self.metrics_port is not None and not 0 <= self.metrics_port <= 65535:
-            raise ConfigError(f"metrics_port is {self.metrics_port}; a port is between 0 and 65535")
+        require_port("metrics_port", self.metrics_port)
         self._check_repositories()
         for name in ("repository_poll_secs", "heartbeat_interval", "resync_interval", "fence_ttl", "topic_fence_ttl"):
             require_seconds(name, getattr(self, name))

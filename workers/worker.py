@@ -81,39 +81,13 @@ class Worker:
         self._settings = settings
         self._transport = transport
         self._clock = clock or Clock()
+        self._context = _context(self.id, settings, transport, names or Names(), self._clock)
         hardware = Hardware()
-        self._context = Context(
-            self.id,
-            secrets.token_hex(8),
-            names or Names(),
-            self._clock,
-            transport.bus,
-            transport.results,
-            Retry(),
-            settings.fence_ttl,
-            settings.max_attempts,
-            None if settings.journal_fd is None else CrashJournal(settings.journal_fd),
-            microtasks=transport.microtasks,
-            topic_fence_ttl=settings.topic_fence_ttl,
-            cache=ResponseCache(settings.cache_bytes) if settings.cache_bytes else None,
-        )
-        gpus = hardware.gpus if settings.gpus is None else settings.gpus
-        loader = Loader(
-            gpus,
-            settings.cores or cores(),
-            settings.default_max_batch_size if settings.auto_complete_config else None,
-            settings.load_threads,
-            self._clock,
-            _rate_limit(settings),
-        )
-        loader.check_batching = settings.check_batching
-        self.models = Models(self._context, settings, loader, transport.directory)
-        inference = (
+        self.models = Models(self._context, settings, _loader(settings, hardware, self._clock), transport.directory)
+        alone = (
             settings.metrics_port is not None
-        )  # without a port, the registry is a gateway's, which has the fleet's
-        self.metrics = WorkerMetrics(
-            self.registry, self.models.serving, self._context.retry, hardware, inference=inference
-        )
+        )  # otherwise the registry is a gateway's, which has the fleet's figures
+        self.metrics = WorkerMetrics(self.registry, self.models.serving, self._context.retry, hardware, inference=alone)
         explicit = settings.model_control_mode == "explicit"
         self.control = Control(self._context, settings, self.models, transport.directory) if explicit else None
         self._partitions = PartitionRaiser(self._context, self.models, transport.directory, settings.max_partitions)
@@ -301,6 +275,37 @@ class Worker:
     async def _poll(self) -> None:
         await asyncio.sleep(self._settings.repository_poll_secs)
         await self.models.poll()
+
+
+def _context(worker: str, settings: WorkerSettings, transport: Transport, names: Names, clock: Clock) -> Context:
+    return Context(
+        worker,
+        secrets.token_hex(8),
+        names,
+        clock,
+        transport.bus,
+        transport.results,
+        Retry(),
+        settings.fence_ttl,
+        settings.max_attempts,
+        None if settings.journal_fd is None else CrashJournal(settings.journal_fd),
+        microtasks=transport.microtasks,
+        topic_fence_ttl=settings.topic_fence_ttl,
+        cache=ResponseCache(settings.cache_bytes) if settings.cache_bytes else None,
+    )
+
+
+def _loader(settings: WorkerSettings, hardware: Hardware, clock: Clock) -> Loader:
+    loader = Loader(
+        hardware.gpus if settings.gpus is None else settings.gpus,
+        settings.cores or cores(),
+        settings.default_max_batch_size if settings.auto_complete_config else None,
+        settings.load_threads,
+        clock,
+        _rate_limit(settings),
+    )
+    loader.check_batching = settings.check_batching
+    return loader
 
 
 def _rate_limit(settings: WorkerSettings) -> RateLimit | None:

@@ -8,7 +8,6 @@ from gateway.aliases.comparison import Agreement
 from gateway.counters import Buckets
 
 BOUNDS: Final = (0.0, 1e-7, 1e-6, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 1.0, 10.0, 100.0)
-RESULTS: Final = ("equal", "close", "different", "failed", "dropped")
 
 Pair = tuple[str, str, str]
 """Model, version that answered the caller, shadow version."""

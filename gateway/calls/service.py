@@ -10,7 +10,7 @@ import dataclasses
 import math
 import random
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import Any, Final
 
 from gateway.admission.admission import Admissions, Limits
 from gateway.admission.arrivals import Arrivals
@@ -50,9 +50,6 @@ from protocol.runtime.clock import Clock
 from protocol.transport import Transport
 from protocol.v2 import InferBody
 
-if TYPE_CHECKING:
-    from gateway.repository.control import RepositoryControl
-
 MAX_VALUE: Final = MAX_RECORD - 4096
 """Largest value of a record, in bytes; the rest is for its headers."""
 _RESERVED: Final = frozenset({PARAMETER, "priority", "timeout", "sequence_id", "sequence_start", "sequence_end"})
@@ -91,7 +88,6 @@ class Service:
     Attributes:
         catalogue: of model versions.
         control: the topic of the models' desired state.
-        repository: loads and unloads models; set by `gateway.app`.
         aliases: of models.
         budgets: of bytes held, of all kinds.
         admissions: limits on the waiting calls of each lane.
@@ -125,7 +121,6 @@ class Service:
         self.catalogue.suggests = not settings.http_restricted_api and not settings.grpc_restricted_protocol
         self.control = ControlTopic(transport.bus, names)
         self.control.handle(ALIASES, self._redirect)
-        self.repository: RepositoryControl
         limits = Limits(
             settings.max_queued_calls,
             settings.max_queued_bytes,

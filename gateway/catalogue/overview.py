@@ -35,7 +35,7 @@ def document(
         index: of the repository, as Triton writes it.
         served: the announced versions.
         totals: of versions; a missing one has counted nothing.
-        beats: the newest heartbeats of the live workers.
+        beats: the newest heartbeats of the workers, silent and draining ones too.
         now: seconds since the epoch.
     """
     entries = [(entry, (entry["name"], entry.get("version", ""))) for entry in index]

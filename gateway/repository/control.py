@@ -34,6 +34,8 @@ KEEP_FILES: Final = 600.0
 """Seconds after which a file that no record names is deleted: a load call writes its files before its record."""
 WAKE_AGAIN: Final = 5.0
 """Seconds after which a model that still sleeps is woken again."""
+LATELY: Final = 60.0
+"""Seconds for which a worker that went silent is still shown."""
 _PAUSES: Final = (0.01, 0.5)
 """Shortest and longest pause between two looks at the workers, in seconds."""
 _NOT_EXPLICIT: Final = "explicit model load / unload is not allowed if polling is enabled"
@@ -81,9 +83,10 @@ class RepositoryControl:
             progress.add_workers(entries, self._live(self._beats))
         return entries
 
-    def live(self) -> list[Heartbeat]:
-        """The newest heartbeats of the live workers, half a second old at most."""
-        return self._live(self._beats)
+    def lately(self) -> list[Heartbeat]:
+        """The newest heartbeats of workers that were live within `LATELY`, those that drain too; half a second old at most."""
+        since = self._service.clock() - LATELY
+        return [beat for beat in self._beats if beat.at >= since]
 
     def status(self, model: str) -> dict[str, Any]:
         """What is desired of a model, and what each live worker makes of it; half a second old at most.

@@ -1,6 +1,6 @@
 """Routes about the fleet as a whole, and the pointer to the metrics.
 
-GET /v2/fleet/models                       every model version, and every live worker
+GET /v2/fleet/models                       every model version, and the workers of the last minute
 GET /v2/fleet/scaling?model=M&version=V    backlogs and wanted workers
 GET /metrics                               404, with the address of the metrics
 """
@@ -16,6 +16,7 @@ from starlette.routing import Route
 
 from gateway.calls.service import Service
 from gateway.catalogue import overview
+from gateway.repository.control import RepositoryControl
 from gateway.rest.plain import Json
 from gateway.restrictions import Restrictions
 from gateway.scaling import report
@@ -24,20 +25,19 @@ from protocol.errors import InvalidArgument, NotFound, quoted
 _NUMBER: Final = re.compile(r"[0-9]{1,19}\Z")
 
 
-def fleet_routes(service: Service, restrictions: Restrictions) -> list[Route]:
+def fleet_routes(service: Service, repository: RepositoryControl, restrictions: Restrictions) -> list[Route]:
     """The routes."""
 
     async def models(request: Request) -> Response:
-        """Every version with its signature and totals, and every live worker; half a second old at most."""
+        """Every version with its signature and totals, and the workers of the last minute; half a second old at most."""
         fields = dict(request.headers.raw)
         for category in ("metadata", "model-repository"):  # it also tells what their routes tell
             restrictions.check(category, fields)
-        repository = service.repository
         served = {(each.model, each.version): each for each in service.catalogue.all()}
         keys = list(served)
         totals = dict(zip(keys, await service.transport.results.totals(keys), strict=True)) if keys else {}
-        known = overview.document(repository.index(), served, totals, repository.live(), service.clock())
-        return Json({**known, "metrics": service.metrics_at})
+        known = overview.document(repository.index(), served, totals, repository.lately(), service.clock())
+        return Json({**known, "metrics": service.metrics_at, "problem": service.not_ready})
 
     async def scaling(request: Request) -> Response:
         """Backlogs and wanted workers of all versions, or one flat object about a model or one of its versions."""

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Final
 
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from gateway.page.files import ROOT, PageFile, page_files
 from gateway.page.policy import HEADERS
@@ -31,8 +31,16 @@ class Page:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: D102  # ASGI's
         file = self._file(scope)
-        answer: ASGIApp = self._app if file is None else _response(file, dict(scope["headers"]))
-        await answer(scope, receive, send)
+        if file is not None:
+            await _response(file, dict(scope["headers"]))(scope, receive, send)
+            return
+
+        async def vary(message: Message) -> None:
+            if message["type"] == "http.response.start":  # a cache must not keep the API's answer for browsers
+                message["headers"] = [*message.get("headers", ()), (b"vary", b"Accept")]
+            await send(message)
+
+        await self._app(scope, receive, vary if scope["type"] == "http" and scope["path"] == ROOT else send)
 
     def _file(self, scope: Scope) -> PageFile | None:
         """The file that a request gets; None if it is not for the page."""

@@ -19,6 +19,7 @@ from starlette.routing import Route
 
 from gateway.admission.budget import Share
 from gateway.calls.service import Service
+from gateway.repository.control import RepositoryControl
 from gateway.repository.parameters import parse_parameters
 from gateway.rest.plain import Json, parse_json, whole_body
 from protocol.errors import CodecError, InvalidArgument, Unsupported, quoted
@@ -30,11 +31,13 @@ class RepositoryRoutes:
     """The handlers.
 
     Args:
-        service: has the repository.
+        service: counts the bytes of load calls.
+        repository: loads and unloads.
     """
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, repository: RepositoryControl) -> None:
         self._service = service
+        self._repository = repository
 
     def routes(self) -> list[Route]:
         """All routes."""
@@ -54,7 +57,7 @@ class RepositoryRoutes:
             raise CodecError("the body must be a JSON object; 'ready' must be a boolean")
         if asked.get("repository_name"):
             raise Unsupported("'repository_name' specification is not supported")
-        return Json(self._service.repository.index(asked.get("ready", False)))
+        return Json(self._repository.index(asked.get("ready", False)))
 
     async def _load(self, request: Request) -> Response:
         share = Share(self._service.budgets.whole)
@@ -63,9 +66,7 @@ class RepositoryRoutes:
             config, encoded, options = parse_parameters(_parameters(raw))
             files = await asyncio.to_thread(_decoded, encoded) if encoded else {}
             del raw, encoded  # free them while the call waits
-            await self._service.repository.load(
-                request.path_params["model"], config, files, request.state.principal, options
-            )
+            await self._repository.load(request.path_params["model"], config, files, request.state.principal, options)
         finally:
             share.free()
         return Response()
@@ -73,11 +74,11 @@ class RepositoryRoutes:
     async def _unload(self, request: Request) -> Response:
         parameters = _parameters(await whole_body(request))
         dependents = isinstance(parameters, dict) and parameters.get("unload_dependents") is True
-        await self._service.repository.unload(request.path_params["model"], dependents, request.state.principal)
+        await self._repository.unload(request.path_params["model"], dependents, request.state.principal)
         return Response()
 
     async def _status(self, request: Request) -> Response:
-        return Json(self._service.repository.status(request.path_params["model"]))
+        return Json(self._repository.status(request.path_params["model"]))
 
 
 async def _named_repository(request: Request) -> Response:

@@ -20,6 +20,7 @@ from gateway.calls.service import Service
 from gateway.catalogue import statistics
 from gateway.durable.requests import Requests
 from gateway.repository.aliases import AliasChanges
+from gateway.repository.control import RepositoryControl
 from gateway.rest import openapi
 from gateway.rest.access import Access
 from gateway.rest.alias_routes import AliasRoutes
@@ -60,8 +61,17 @@ class Routes:
         paths: of the routes, with their methods.
     """
 
-    def __init__(self, service: Service, requests: Requests, access: Access, json: JsonPool, version: str) -> None:
+    def __init__(
+        self,
+        service: Service,
+        repository: RepositoryControl,
+        requests: Requests,
+        access: Access,
+        json: JsonPool,
+        version: str,
+    ) -> None:
         self._service = service
+        self._repository = repository
         self._access = access
         self._request_routes = RequestRoutes(service, requests, json).routes()
         self._version = version
@@ -90,14 +100,14 @@ class Routes:
             Route("/v2/health/live", self._live),
             Route("/v2/health/ready", self._ready),
             Route("/v2/models/stats", self._stats),
-            *fleet_routes(service, self._access.restrictions),
+            *fleet_routes(service, self._repository, self._access.restrictions),
             *[Route(base + suffix, handler) for base in (_MODEL, _VERSION) for suffix, handler in per_model.items()],
             *[
                 Route(f"{base}/{verb}", _unreachable, methods=["POST"])
                 for base in (_MODEL, _VERSION)
                 for verb in (INFER, GENERATE, GENERATE_STREAM)
             ],
-            *RepositoryRoutes(service).routes(),
+            *RepositoryRoutes(service, self._repository).routes(),
             *AliasRoutes(AliasChanges(service)).routes(),
             *self._request_routes,
             *shared_memory_routes(service.regions),

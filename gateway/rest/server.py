@@ -14,6 +14,7 @@ from typing import Any, Final, cast
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.durable.requests import Requests
+from gateway.repository.control import RepositoryControl
 from gateway.rest.access import Access
 from gateway.rest.connection import InferConnection
 from gateway.rest.exchange import Endpoint, QueuedResponse
@@ -44,13 +45,15 @@ class HttpServer:
         routes: all but those of calls.
     """
 
-    def __init__(self, service: Service, claims: Claims, version: str) -> None:
+    def __init__(self, service: Service, claims: Claims, repository: RepositoryControl, version: str) -> None:
         self._settings = settings = service.settings
         origins = Origins(settings.cors_origin)
         hosts = Hosts((settings.host, *settings.allowed_hosts), origins)
         access = Access(settings.api_key, Restrictions(settings.http_restricted_api), hosts, origins)
         self._frontend = InferFrontend(service, claims, access)
-        self.routes = routes = Routes(service, Requests(service, claims), access, self._frontend.json, version)
+        self.routes = routes = Routes(
+            service, repository, Requests(service, claims), access, self._frontend.json, version
+        )
         self._outgoing = Turn(QueuedResponse.write, service.transport.microtasks.add)
         self._heads = Heads(service.budgets.whole, service.catalogue.known)
         endpoint = Endpoint(

@@ -61,11 +61,29 @@ def worker_load(beat: Heartbeat, load: ModelLoad, max_batch: int, instances: int
         instances: that the worker runs of it, at least 1.
     """
     full = max_batch * instances
-    seconds, flat = _full_batch(_classes(load.runs) or _times(load.statistics), max_batch)
+    rate, flat = speed(load, max_batch, instances)
     return WorkerLoad(
-        beat.worker, partitions_of(load.partitions), _rows(load, full), beat.at, full, full / seconds if seconds else 0.0, flat,
-        beat.draining, counted(load.executed, MAX_NUMBER) or _executed(load.statistics),
-    )  # fmt: skip
+        beat.worker,
+        partitions_of(load.partitions),
+        _rows(load, full),
+        beat.at,
+        full,
+        rate,
+        flat,
+        beat.draining,
+        executed(load),
+    )
+
+
+def speed(load: ModelLoad, max_batch: int, instances: int) -> tuple[float, bool | None]:
+    """Rows per second of full batches on all instances, 0 if unknown; and whether rows are nearly free, None if unknown."""
+    seconds, flat = _full_batch(_classes(load.runs) or _times(load.statistics), max_batch)
+    return max_batch * instances / seconds if seconds else 0.0, flat
+
+
+def executed(load: ModelLoad) -> int:
+    """Rows that the worker has run since it started."""
+    return counted(load.executed, MAX_NUMBER) or _executed(load.statistics)
 
 
 def partitions_of(claimed: Iterable[object]) -> tuple[int, ...]:

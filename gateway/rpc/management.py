@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 
 from gateway.calls.service import Service
 from gateway.catalogue import statistics
+from gateway.repository.control import RepositoryControl
 from gateway.repository.parameters import LoadOptions, parse_parameters
 from gateway.rest.routes import EXTENSIONS
 from gateway.rpc.caller import Caller
@@ -38,8 +39,9 @@ class Management:
 
     open: Final = frozenset({"ServerLive", "ServerReady"})
 
-    def __init__(self, service: Service, version: str) -> None:
+    def __init__(self, service: Service, repository: RepositoryControl, version: str) -> None:
         self._service = service
+        self._repository = repository
         self._version = version
         self.methods: dict[str, Method] = {
             "ServerLive": self._live,
@@ -134,7 +136,7 @@ class Management:
 
     async def _index(self, asked: Any, caller: Caller) -> dict[str, Any]:
         _check_repository(asked)
-        return {"models": self._service.repository.index(asked.ready)}
+        return {"models": self._repository.index(asked.ready)}
 
     async def _load(self, asked: Any, caller: Caller) -> dict[str, Any]:
         _check_repository(asked)
@@ -151,7 +153,7 @@ class Management:
         if isinstance(digests := options.get("digests"), str):
             options["digests"] = digests.split(",") if digests else []
         _, _, chosen = parse_parameters(options)
-        await self._service.repository.load(asked.model_name, config, files, caller.principal, chosen)
+        await self._repository.load(asked.model_name, config, files, caller.principal, chosen)
         return {}
 
     async def _unload(self, asked: Any, caller: Caller) -> dict[str, Any]:
@@ -160,7 +162,7 @@ class Management:
         if "unload_dependents" in asked.parameters:
             value = asked.parameters["unload_dependents"]
             dependents = _expected(value, "bool_param", "'unload_dependents' parameter")
-        await self._service.repository.unload(asked.model_name, dependents, caller.principal)
+        await self._repository.unload(asked.model_name, dependents, caller.principal)
         return {}
 
     # --- shared memory ------------------------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ import structlog
 from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.forwarding import ForwardedHeaders
+from gateway.repository.control import RepositoryControl
 from gateway.rest.access import Access
 from gateway.rest.inflating import Inflater
 from gateway.rest.unread import Unread
@@ -43,7 +44,6 @@ _WINDOW_BITS: Final = {"gzip": 16 + zlib.MAX_WBITS, "deflate": zlib.MAX_WBITS}
 _ACCEPTS: Final = 16
 """Listening descriptors of one socket, as for HTTP: libuv accepts one connection per turn and descriptor."""
 _TICK: Final = 1.0
-_LEAVES_WITHIN: Final = 5.0
 """Seconds until a connection that was told goodbye is closed, whether its peer has read that or not."""
 _WATCH_EVERY: Final = 0.5
 _LARGE: Final = 64 * 1024
@@ -80,14 +80,14 @@ class GrpcServer:
         port: of its socket, once started.
     """
 
-    def __init__(self, service: Service, claims: Claims, version: str) -> None:
+    def __init__(self, service: Service, claims: Claims, repository: RepositoryControl, version: str) -> None:
         settings = service.settings
         self._service = service
         self._settings = settings
         self._access = Access(settings.api_key, Restrictions(settings.grpc_restricted_protocol, GRPC_PREFIX))
         self._forwarding = ForwardedHeaders(settings.grpc_header_forward_pattern)
         self._inference = Inference(service, claims)
-        self._management = Management(service, version)
+        self._management = Management(service, repository, version)
         self._inflater = Inflater()
         self._loop = asyncio.get_running_loop()
         self._most = settings.max_queued_calls + settings.max_long_polls
@@ -161,10 +161,7 @@ class GrpcServer:
         self._ticking = self._loop.call_later(_TICK, self._tick)
         now, patience = self._loop.time(), self._settings.read_timeout
         for connection in list(self._endpoint.open):
-            if (not connection.greeted and now - connection.opened > patience) or (
-                connection.left and now - connection.left > _LEAVES_WITHIN
-            ):
-                connection.abort()
+            connection.abort_if_silent(now, patience)
             for call in list(connection.calls.values()):
                 if call.deadline is not None and now > call.deadline + _TICK:
                     self._fail(call, DeadlineExceeded("Deadline Exceeded"))

@@ -19,10 +19,10 @@ from gateway.scaler.settings import ScalerSettings
 from gateway.scaling.fleet import GroupScaling
 from gateway.scaling.view import ScalingView
 from protocol.control import ControlTable
-from protocol.errors import Exhausted, FleetError, Unavailable
+from protocol.errors import Exhausted, Unavailable
 from protocol.naming import Names
 from protocol.runtime.clock import Clock
-from protocol.runtime.tasks import BackgroundTasks
+from protocol.runtime.tasks import BackgroundTasks, run_forever
 from protocol.transport import Transport
 
 MAX_GROUPS: Final = 1000
@@ -34,8 +34,6 @@ BETWEEN: Final = 0.01
 RESYNC_EVERY: Final = 10.0
 READ_AFTER_HINT: Final = 0.1
 """Seconds: what the logs said so lately is not read again for a hint."""
-_RESTART_AFTER: Final = 0.2
-_RESTART_AT_MOST: Final = 5.0
 _NEVER: Final = float("-inf")
 
 _log = structlog.get_logger("gateway.scaler")
@@ -93,7 +91,7 @@ class Knowledge:
             "clock": self._resync,
         }
         for name, run in work.items():
-            self._tasks.spawn(self._forever(name, run), name=f"scaler-{name}")
+            self._tasks.spawn(run_forever(name, run), name=f"scaler-{name}")
 
     async def close(self) -> None:
         """Stop."""
@@ -207,18 +205,3 @@ class Knowledge:
         for trigger in [trigger for trigger, asked in self._groups.items() if asked < since]:
             del self._groups[trigger]
             self.view.fleet.forget_group(trigger.models, trigger.policy)
-
-    async def _forever(self, name: str, run: Callable[[], Awaitable[None]]) -> None:
-        pause = _RESTART_AFTER
-        while True:
-            started = self._loop.time()
-            try:
-                await run()
-            except FleetError as error:
-                _log.warning("background task failed", task=name, error=error.message)
-            except Exception:
-                _log.exception("background task failed", task=name)
-            pause = (
-                _RESTART_AFTER if self._loop.time() - started > _RESTART_AT_MOST else min(2 * pause, _RESTART_AT_MOST)
-            )
-            await asyncio.sleep(pause)

@@ -47,7 +47,6 @@ HELD: Final = 64 * 1024 * 1024
 _TICK: Final = 1.0
 _PATIENCE: Final = 30.0
 """Seconds within which a connection must begin and a call's message must arrive."""
-_LEAVES_WITHIN: Final = 5.0
 _ENDS_WITHIN: Final = 0.5
 _CHANGES_WITHIN: Final = 5.0
 """Seconds after which a stream looks again, whether it was told of a change or not."""
@@ -134,10 +133,7 @@ class ScalerServer:
         self._ticking = self._loop.call_later(_TICK, self._tick)
         now = self._loop.time()
         for connection in list(self._endpoint.open):
-            if (not connection.greeted and now - connection.opened > _PATIENCE) or (
-                connection.left and now - connection.left > _LEAVES_WITHIN
-            ):
-                connection.abort()
+            connection.abort_if_silent(now, _PATIENCE)
             for call in list(connection.calls.values()):
                 late = call.deadline is not None and now > call.deadline
                 if late or (call.reading and now - call.started > _PATIENCE):

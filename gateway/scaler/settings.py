@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from protocol.errors import ConfigError
-from protocol.limits import require_seconds
+from protocol.limits import require_port, require_seconds, require_tls
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -45,13 +44,8 @@ class ScalerSettings:
     max_calls: int = 4096
 
     def __post_init__(self) -> None:
-        if bool(self.tls_certificate) != bool(self.tls_key):
-            raise ConfigError("TLS needs both a certificate and a key")
-        if self.tls_client_ca and not self.tls_certificate:
-            raise ConfigError("client certificates need TLS: set --tls-certificate and --tls-key as well")
+        require_tls(self.tls_certificate, self.tls_key, self.tls_client_ca)
         for name in ("grpc_port", "metrics_port"):
-            port = getattr(self, name)
-            if port is not None and not 0 <= port <= 65535:
-                raise ConfigError(f"{name} is {port}; a port is between 0 and 65535")
+            require_port(name, getattr(self, name))
         for name in ("worker_timeout", "heartbeats_every", "logs_every", "stale_after"):
             require_seconds(name, getattr(self, name))

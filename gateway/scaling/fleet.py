@@ -10,27 +10,18 @@ import dataclasses
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final
 
-from gateway.backlog import NOTHING, Backlog, LogFacts, count, held, is_full, unowned
-from gateway.routing.loads import WorkerLoad, partitions_of, worker_load
+from gateway.backlog import NOTHING, Backlog, LogFacts, count, unowned
 from gateway.scaling.drain import Demand, time_to_drain, workers_needed
 from gateway.scaling.pace import Pace, Progress
 from gateway.scaling.wanted import ColdStart, Policy, WantedWorkers
+from gateway.scaling.worker import Shape, VersionLoad
 from protocol.errors import FleetError
-from protocol.messages import Heartbeat, Lane, ModelLoad, ModelState
+from protocol.messages import Heartbeat, Lane, ModelState
 from protocol.naming import Names
 
 Key = tuple[str, str]
 """Model and version."""
 LANES: Final = (Lane.INTERACTIVE, Lane.BATCH)
-
-
-@dataclasses.dataclass(frozen=True, slots=True)
-class Shape:
-    """What the catalogue says of a model version: rows of its largest batch, instances per worker, partitions as announced."""
-
-    max_batch: int = 1
-    instances: int = 1
-    partitions: int = 1
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -62,16 +53,13 @@ class _Load:
     """What a live worker says of a model version; `alone`: it runs requests of no other one."""
 
     beat: Heartbeat
-    load: ModelLoad
-    known: WorkerLoad
+    said: VersionLoad
     alone: bool
 
     def progress(self) -> Progress:
-        beat, known = self.beat, self.known
-        saturated = self.alone and is_full(self.load, known.full)
-        return Progress(
-            f"{beat.worker} {beat.incarnation}", known.executed, known.speed, saturated, known.full, beat.at
-        )
+        beat, said = self.beat, self.said
+        name = f"{beat.worker} {beat.incarnation}"
+        return Progress(name, said.executed, said.speed, self.alone and said.is_full, said.full, beat.at)
 
 
 class _Version:
@@ -87,6 +75,14 @@ class _Version:
         self.ready: set[str] = set()
         self.backlogs: tuple[Backlog, Backlog] = (NOTHING, NOTHING)
 
+    def add(self, load: _Load) -> None:
+        beat, said = load.beat, load.said
+        self.loads.append(load)
+        self.owned[0].update(said.partitions)
+        self.owned[1].update(said.batch_partitions)
+        if said.load.state is ModelState.READY and not beat.draining:
+            self.ready.add(beat.worker)
+
     @property
     def busy(self) -> bool:
         return self.pace.ran or any(backlog.requests for backlog in self.backlogs)
@@ -98,7 +94,7 @@ class _Version:
 
     def rate(self) -> float | None:
         """Rows per second of all ready workers; one whose speed is unknown counts as the others."""
-        known = [said.known.speed for said in self.loads if said.beat.worker in self.ready]
+        known = [load.said.speed for load in self.loads if load.beat.worker in self.ready]
         if not known:
             return 0.0
         measured = self.pace.speed
@@ -186,6 +182,7 @@ class FleetScaling:
         self._policy = policy
         self._silence = silence
         self._beats: Sequence[Heartbeat] = ()
+        self._said: dict[tuple[str, Key], VersionLoad] = {}
         self._versions: dict[Key, _Version] = {}
         self._facts: dict[str, LogFacts] = {}
         self._hints: dict[str, float] = {}
@@ -314,25 +311,23 @@ class FleetScaling:
     def _group_loads(self, now: float) -> None:
         for version in self._versions.values():
             version.loads, version.owned, version.ready = [], (set(), set()), set()
+        former, self._said = self._said, {}
+        shapes: dict[Key, Shape | None] = {}
         for beat in self._beats:
             if beat.at < now - self._silence:
                 continue
             loads = list(beat.models)
             running = sum([count(load.running_rows) > 0 for load in loads])
             for load in loads:
-                shape = self._shape((load.model, load.version))
-                if shape is not None:
-                    alone = running == (count(load.running_rows) > 0)
-                    self._add_load(_Load(beat, load, worker_load(beat, load, shape.max_batch, shape.instances), alone))
-
-    def _add_load(self, said: _Load) -> None:
-        beat, load = said.beat, said.load
-        version = self._version((load.model, load.version))
-        version.loads.append(said)
-        version.owned[0].update(said.known.partitions)
-        version.owned[1].update(partitions_of(load.batch_partitions))
-        if load.state is ModelState.READY and not beat.draining:
-            version.ready.add(beat.worker)
+                key = load.model, load.version
+                if key not in shapes:
+                    shapes[key] = self._shape(key)
+                if (shape := shapes[key]) is not None:
+                    said = former.get((beat.worker, key))
+                    if said is None or said.load is not load or said.shape != shape:
+                        said = VersionLoad(load, shape)
+                    self._said[beat.worker, key] = said
+                    self._version(key).add(_Load(beat, said, running == said.runs))
 
     def _update_version(self, key: Key, version: _Version, now: float) -> None:
         version.backlogs = (
@@ -340,7 +335,7 @@ class FleetScaling:
             self._backlog(key, version, Lane.BATCH, now),
         )
         first, second = version.backlogs
-        progress = [said.progress() for said in version.loads if said.beat.worker in version.ready]
+        progress = [load.progress() for load in version.loads if load.beat.worker in version.ready]
         version.pace.observe(now, progress, first.rows, second.rows)
         version.group.decide(now, [version.demand()], len(version.ready), kept=self.kept(key[0]))
 
@@ -349,8 +344,10 @@ class FleetScaling:
         facts = self._facts.get(topic)
         each = 1.0 if facts is None else facts.rows_per_request
         found = NOTHING
-        for said in version.loads:
-            found += held(said.load, lane, said.known.full, said.beat.draining, each)
+        for load in version.loads:
+            part = load.said.held(lane, each, draining=load.beat.draining)
+            if part.requests:
+                found += part
         if facts is not None:
             found += unowned(facts, version.owned[LANES.index(lane)], now)
         hint = self._hints.get(topic)

@@ -11,9 +11,10 @@ from typing import Final
 
 from gateway.catalogue.catalogue import Catalogue
 from gateway.routing.capacity import instances_of
-from gateway.scaling.fleet import FleetScaling, Key, LaneScaling, Shape
+from gateway.scaling.fleet import FleetScaling, Key, LaneScaling
 from gateway.scaling.reading import LogReader
 from gateway.scaling.wanted import Policy
+from gateway.scaling.worker import Shape
 from protocol.control import ControlTable
 from protocol.errors import FleetError
 from protocol.messages import Heartbeat

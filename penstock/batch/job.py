@@ -19,12 +19,11 @@ from penstock.batch.columns import Columns
 from penstock.batch.ordering import Chunk, Ordering, Watermark
 from penstock.batch.packing import records_of, rows_of
 from penstock.batch.records import Bad, Block, Mark, Record, bad, parse_id, record_id
-from penstock.batch.rendering import Answer
+from penstock.batch.rendering import Answer, Render
 from penstock.batch.spans import Spans, spans_of
 from protocol.errors import RETRYABLE, Code, FleetError
 from protocol.messages import InferReply
 from protocol.ports import Place
-from protocol.tensors import Tensor
 
 ATTEMPTS: Final = 3
 """How often a record is sent again after a failure that may heal."""
@@ -126,7 +125,7 @@ class Job:
         self,
         plan: Plan,
         columns: Columns,
-        render: Callable[[Sequence[int], Sequence[Tensor], bool], list[Answer]],
+        render: Render,
         error_line: Callable[[int, Bad], bytes],
         known: Known | None = None,
         watermark: Watermark | None = None,

@@ -23,6 +23,7 @@ from protocol.tensors import Array, Tensor
 Answer = bytes | Bad
 """A row's line of output, or why it has none."""
 Render = Callable[[Sequence[int], Sequence[Tensor], bool], list[Answer]]
+"""Makes the answers of rows from their lines, their outputs, and whether the model batches; see `json_lines`."""
 
 _NUMPY: Final = orjson.OPT_SERIALIZE_NUMPY
 _LINE: Final = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE

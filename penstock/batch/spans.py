@@ -68,10 +68,6 @@ class Spans:
         at = bisect.bisect_left(self._last, first)
         return at < len(self._first) and self._first[at] <= last
 
-    def first_gap(self) -> int:
-        """The lowest line from 1 on that is not in the set."""
-        return self._last[0] + 1 if self._first and self._first[0] <= 1 else 1
-
     def __iter__(self) -> Iterator[Span]:
         return iter(zip(self._first, self._last, strict=True))
 

@@ -66,14 +66,16 @@ class Trial:
     Attributes:
         shapes: those that it accepted, by input; None if it was not tried.
         refused: why it accepted none.
+        running: seconds after which it had not answered, and still runs.
     """
 
     shapes: Mapping[str, Sequence[int]] | None = None
     refused: str = ""
+    running: float = 0.0
 
 
 def example(server: Server, config: ModelConfig, trial: Trial = Trial()) -> str:
-    """Two lines: where the model is served, and a command that calls it with made-up inputs.
+    """Two lines: where the model is served, and a command that calls it with made-up inputs; a third if it is slow.
 
     The command is curl if JSON can hold inputs and outputs, else ours, which also finds out the sizes that nobody knows yet. A
     model that accepts no made-up inputs gets none.
@@ -81,7 +83,12 @@ def example(server: Server, config: ModelConfig, trial: Trial = Trial()) -> str:
     served = f"{config.name} is served at {server.url}"
     if trial.refused:
         return f"{served}; {_real_inputs(server, config, trial.refused)}"
-    return f"{served}; try:\n  {_call(server, config, trial)}"
+    slow = (
+        f"\n  a made-up call has not been answered in {trial.running:g} s; others wait until it is"
+        if trial.running
+        else ""
+    )
+    return f"{served}; try:\n  {_call(server, config, trial)}{slow}"
 
 
 def _real_inputs(server: Server, config: ModelConfig, refused: str) -> str:

@@ -3,33 +3,32 @@
 from __future__ import annotations
 
 import itertools
+import re
 import shlex
 from pathlib import Path
 from typing import Final
 
+from penstock.cli import known_folders
 from penstock.paths import LOOKED_AT, entries, similar
 from protocol.errors import ConfigError
 from workers.repository.completion import FILE_BACKEND, SUFFIX_BACKEND
-from workers.repository.folders import CONFIG_FILE, list_repository
+from workers.repository.folders import list_repository
 
+_ADDRESS: Final = re.compile(r"([^/=]*=)?(?P<address>(?P<scheme>[A-Za-z][A-Za-z0-9]*)://.+)")
 _CODE: Final = ".py"
 """A suffix that is a model's only if the whole name is."""
 
 
 def for_file(folder: Path) -> str:
     """Advice for a folder given instead of a model file."""
-    if (folder / "saved_model.pb").is_file():
-        return (
-            "it is a TensorFlow SavedModel: pip install tf2onnx && "
-            f"python -m tf2onnx.convert --saved-model {_quoted(folder)} --output model.onnx, then serve model.onnx"
-        )
-    if (folder / "Data/com.apple.CoreML").is_dir():
-        return "it is a Core ML package, which only Apple's systems run; export the model that it was made from to ONNX"
+    if text := known_folders.of_others(folder):
+        return text
     if file := model_file(folder):
-        return f"serve the file in it: penstock serve {_quoted(file)}"
-    if (folder / CONFIG_FILE).is_file():
-        above = folder.absolute().parent
-        return f"it is a model of the repository above it: penstock serve --model-repository {_quoted(above)}"
+        several = file.name not in FILE_BACKEND and len(_model_files(folder)) > 1
+        which = "name the file to serve, such as" if several else "serve the file in it"
+        return f"{which}: penstock serve {_quoted(file)}"
+    if text := known_folders.without_a_file(folder):
+        return text
     if repository := repository_in(folder):
         return f"serve the repository in it: penstock serve --model-repository {_quoted(repository)}"
     if holds_models(folder):
@@ -60,8 +59,25 @@ def without_models(folder: Path, command: str) -> str:
 def model_file(folder: Path) -> Path | None:
     """The model file in a folder, by its usual name or else its suffix."""
     usual = [folder / name for name in FILE_BACKEND if (folder / name).is_file()]
-    others = [entry for entry in entries(folder) if entry.suffix in SUFFIX_BACKEND and entry.suffix != _CODE]
-    return next((file for file in (*usual, *others) if file.is_file()), None)
+    return next((file for file in (*usual, *_model_files(folder)) if file.is_file()), None)
+
+
+def _model_files(folder: Path) -> list[Path]:
+    """By their suffixes."""
+    return [entry for entry in entries(folder) if entry.suffix in SUFFIX_BACKEND and entry.suffix != _CODE]
+
+
+def for_address(text: str) -> str:
+    """Advice for a URL given instead of a model file; "" if it is none."""
+    found = _ADDRESS.fullmatch(text)
+    if found is None:
+        return ""
+    address, scheme = found["address"], found["scheme"].lower()
+    if scheme == "s3":
+        command = f"penstock serve --model-repository {shlex.quote(address)}"
+        return f"'{text}' is in an object store, from which model repositories are served: {command}"
+    download = f": curl -fLO {shlex.quote(address)}" if scheme in ("http", "https") else ""
+    return f"'{text}' is an address, and a model is served from a file of this machine; download it first{download}"
 
 
 def repository_in(folder: Path) -> Path | None:
@@ -83,6 +99,4 @@ def holds_models(folder: Path) -> bool:
     return bool(listing.models)
 
 
-def _quoted(path: Path) -> str:
-    """As a shell takes it."""
-    return shlex.quote(str(path))
+_quoted = known_folders.quoted

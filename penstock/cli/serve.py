@@ -52,6 +52,11 @@ class ModelFileType(click.ParamType):  # type: ignore[type-arg,unused-ignore]  #
             file = model_files.parse(value, os.path.isfile)
         except ConfigError as error:
             self.fail(error.message, param, ctx)
+        if not file.path.exists():
+            if address := meant.for_address(value):
+                self.fail(address, param, ctx)
+            if file.path.is_symlink():
+                self.fail(f"'{file.path}' is a link to '{file.path.readlink()}', where there is no file", param, ctx)
         if file.path.is_dir():
             self.fail(f"'{file.path}' is a folder; {meant.for_file(file.path)}", param, ctx)
         if not file.path.exists():

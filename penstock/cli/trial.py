@@ -58,7 +58,7 @@ class Trials:
                     outcomes = await loaded.executors[0].attempt([_request(loaded, shapes)])
                 _require_answers(outcomes)
             except TimeoutError:
-                return Trial()
+                return Trial(running=self._longest)
             except InstanceDied:  # it is being replaced; another try might end it again
                 return Trial()
             except Exception as error:

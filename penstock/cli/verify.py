@@ -10,6 +10,7 @@ import platform
 import secrets
 import signal
 import sys
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,8 +61,6 @@ def command(
     \b
         penstock verify --kafka localhost:9092 --redis redis://localhost:6379 --seed 7 --report verify.json
     """
-    from penstock.verify.report import series
-
     if not flags["kafka"]:
         raise ConfigError("verify needs --kafka HOST:PORT and --redis URL; `make verify` starts both on this machine")
     for path in (report, history):
@@ -80,8 +79,15 @@ def command(
         if report is not None:
             report.write_bytes(orjson.dumps(judged.plain(), option=orjson.OPT_INDENT_2))
         sys.exit(judged.exit_code)
-    runs: list[dict[str, Any]] = []
     about = _about({"requests": requests, "faults": [*kinds, *commands], "session_timeout": flags["session_timeout"]})
+    sys.exit(_series(chosen, one, about, report))
+
+
+def _series(chosen: Sequence[int], one: Callable[[int], Report], about: dict[str, Any], report: Path | None) -> int:
+    """Run seed after seed, and print what all show together; returns the exit code."""
+    from penstock.verify.report import series
+
+    runs: list[dict[str, Any]] = []
     for number in chosen:
         try:
             runs.append(series.brief(one(number).plain()))
@@ -93,7 +99,7 @@ def command(
     for run in runs:
         print(series.line(run))
     print("\n".join(series.table(series.merged(runs, about))))
-    sys.exit(series.exit_code(runs))
+    return series.exit_code(runs)
 
 
 def _one(

@@ -8,7 +8,6 @@ from typing import Any, Final
 from gateway.settings import GatewaySettings
 from protocol.errors import ConfigError
 
-MAX_PROCESSES: Final = 64
 SHARED: Final = (
     "max_connections",
     "max_queued_calls",
@@ -32,7 +31,7 @@ def settings_of(settings: GatewaySettings, processes: int, number: int) -> Gatew
 
     Args:
         settings: of the gateway as a whole.
-        processes: in all, 1 to `MAX_PROCESSES`.
+        processes: in all, at least 1.
         number: of this one, from 0.
 
     Raises:

@@ -14,8 +14,9 @@ from typing import Final
 from penstock.status.view import FleetView, ModelView, WorkerView
 
 INTERACTIVE: Final = "interactive"
-WANTED_GONE: Final = "unloaded"
-"""Begins the reason of a version that somebody has unloaded: no anomaly."""
+WANTED_GONE: Final = ("unloaded", "evicted")
+"""Begins the reason of a version that somebody, its lease or its disuse has unloaded: no anomaly. Neither is a model that nobody
+has loaded, which has no reason."""
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -110,9 +111,9 @@ def _store(severity: str, runbook: str, used: float, effect: str) -> Anomaly:
 
 def _model(model: ModelView, limits: Limits) -> Iterator[Anomaly]:
     name = f"{model.model} version {model.version}"
-    if model.state == "UNAVAILABLE" and not model.reason.startswith(WANTED_GONE):
+    if model.state == "UNAVAILABLE" and model.reason and not model.reason.startswith(WANTED_GONE):
         yield Anomaly(
-            "warning", "PenstockNoWorker", f"{name} is not available ({model.reason or 'no reason is given'})",
+            "warning", "PenstockNoWorker", f"{name} is not available ({model.reason})",
             f"penstock models status {shlex.quote(model.model)} shows which worker says so",
         )  # fmt: skip
     yield from _queue(name, model, limits)

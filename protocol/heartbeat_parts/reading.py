@@ -67,7 +67,7 @@ class _Known:
             if description != self.description:
                 return ""  # it comes with the next reading
         self.loads = self.named
-        self.models = Loads(self.models.facts, self.base, data, self.check)
+        self.models = self.models.later(self.base, data, self.check)
         return ""
 
     def check(self, models: Loads, data: bytes) -> None:
@@ -169,7 +169,7 @@ class BeatReader:
         except CodecError as exc:
             known.said = known.head = None
             return exc.message
-        known.models = Loads(known.models.facts, known.base)
+        known.models = known.models.later(known.base)
         return ""
 
     def loaded(self, loads: Mapping[bytes, bytes | None]) -> dict[str, str]:

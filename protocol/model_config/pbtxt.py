@@ -69,13 +69,6 @@ def document_of(text: str | bytes, source: str = "config.pbtxt") -> dict[str, An
     return dict(json_format.MessageToDict(message, preserving_proto_field_name=True))
 
 
-def format_text(config: ModelConfig) -> str:
-    """The configuration as the text of a config.pbtxt; `parse` reads it back as the same value."""
-    message = message_class("inference.ModelConfig")()
-    json_format.ParseDict(config.to_json(), message, descriptor_pool=pool())
-    return text_format.MessageToString(message)
-
-
 def _named(document: dict[str, Any], folder: str) -> dict[str, Any]:
     name = document.get("name", folder)
     if folder and name != folder:

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterator
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Final, TypeVar
 
 import structlog
+
+from protocol.errors import FleetError
 
 T = TypeVar("T")
 
 CANCEL_AGAIN_AFTER: Final = 1.0
 """Seconds after which a task that has not ended is cancelled again: a library in between may have swallowed the cancellation."""
+
+_RESTART_AFTER: Final = 0.2
+_RESTART_AT_MOST: Final = 5.0
+"""Seconds between the end of a loop and its next start: at first, and as they double; a loop that ran for longer begins anew."""
 
 _log = structlog.get_logger(__name__)
 
@@ -64,3 +70,30 @@ class BackgroundTasks:
             _log.error(
                 "a background task failed", owner=self._owner, task=task.get_name(), exc_info=error, **self._about
             )
+
+
+async def run_forever(
+    name: str, run: Callable[[], Awaitable[None]], on_end: Callable[[str], None] = lambda problem: None
+) -> None:
+    """Run a loop, and start it again after a pause whenever it ends.
+
+    Args:
+        name: of the loop, in the log.
+        run: does not return while all is well.
+        on_end: called with the reason each time.
+    """
+    loop, pause = asyncio.get_running_loop(), _RESTART_AFTER
+    while True:
+        started = loop.time()
+        try:
+            await run()
+            problem = "it returned"
+        except FleetError as error:
+            problem = error.message
+            _log.warning("background task failed", task=name, error=problem)
+        except Exception as error:
+            problem = repr(error)
+            _log.exception("background task failed", task=name)
+        on_end(problem)
+        pause = _RESTART_AFTER if loop.time() - started > _RESTART_AT_MOST else min(2 * pause, _RESTART_AT_MOST)
+        await asyncio.sleep(pause)

@@ -30,6 +30,7 @@ async def test_a_browser_gets_the_page_and_nobody_else(fleet: Site) -> None:
     for accept in ("*/*", "application/json", ""):
         other = await get(gateway, "/", accept=accept)
         assert (other.status_code, other.json()) == (404, {"error": "Not Found"})  # as Triton
+        assert other.headers["vary"] == page.headers["vary"] == "Accept"  # no cache mixes them up
     posted = await gateway.client.post(gateway.url + "/", headers=BROWSER)
     assert posted.status_code == 404
 
@@ -55,7 +56,8 @@ def test_the_policy_allows_nothing_from_elsewhere_and_nothing_inline() -> None:
     rules = dict(rule.split(" ", 1) for rule in CONTENT_SECURITY_POLICY.split("; "))
     assert rules["default-src"] == "'none'"
     assert "unsafe" not in CONTENT_SECURITY_POLICY
-    assert {rules[name] for name in ("script-src", "style-src", "connect-src")} == {"'self'"}
+    assert {rules[name] for name in ("script-src", "style-src", "connect-src", "img-src")} == {"'self'"}
+    assert (rules["require-trusted-types-for"], rules["trusted-types"]) == ("'script'", "'none'")
     assert {rules[name] for name in ("form-action", "frame-ancestors", "base-uri")} == {"'none'"}
 
 

@@ -47,7 +47,7 @@ class App:
         await store.claim(Claim("waiting", "f", "", 10.0, 600.0, "add_sub", "1", 1.0))
         await store.finish([Terminal(ref("-", ID), encode_reply(InferReply("add_sub", "1")))])
         requests, pool = Requests(gateway.service, gateway._claims), gateway._http._frontend.json
-        self._app = Routes(gateway.service, requests, Access(""), pool, "0").app
+        self._app = Routes(gateway.service, gateway._repository, requests, Access(""), pool, "0").app
 
     def close(self) -> None:
         self.loop.run_until_complete(self._stack.aclose())

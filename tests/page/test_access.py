@@ -148,7 +148,15 @@ def test_text_stands_out_from_its_ground(scheme: int) -> None:
         for ground in ("ground", "panel", "soft"):
             assert contrast(colours[text], colours[ground]) >= 4.5, (text, ground)
     assert contrast(colours["on-accent"], colours["accent"]) >= 4.5
-    assert contrast(colours["bar"], colours["panel"]) >= 2.4  # beside its number
+    for shape in (
+        "bar",
+        "muted",
+        "accent",
+        "ok",
+        "warn",
+        "bad",
+    ):  # bars, borders of fields, the focus, dots of states: 3 to 1
+        assert contrast(colours[shape], colours["panel"]) >= 3, shape
 
 
 @pytest.mark.parametrize(("width", "height"), [(320, 640), (390, 844), (768, 1024), (1280, 900)])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -22,6 +24,38 @@ def points_to_metrics(process: Process) -> None:
         answer = httpx.get(f"{process.url}/metrics")
         assert answer.status_code == 404
         assert f"http://127.0.0.1:{process.metrics_port}/metrics" in answer.json()["error"]
+
+
+def only_grows(urls: Sequence[str], calls: int) -> dict[str, Any]:
+    """Calls the model, and polls every gateway and process in turn: no count goes back, whoever answers. Returns the last."""
+    seen: list[dict[str, int]] = [{}]
+    with Client(urls[0]) as client:
+        for place in range(calls):
+            client.infer("shout", {"TEXT": [["a"]]})
+            known = httpx.get(f"{urls[place % len(urls)]}/v2/fleet/models").json()[
+                "models"
+            ]  # each a connection of its own
+            (counts,) = [model["counts"] for model in known if model["name"] == "shout"]
+            flat = {"success": counts["success"], **{f"t{bucket}": count for bucket, count in counts["answers"]}}
+            assert all(flat.get(name, 0) >= count for name, count in seen[-1].items()), (seen[-1], flat)
+            assert (
+                flat["success"] == seen[-1].get("success", 0) + 1
+            )  # its caller has the answer: everybody counts it, once
+            assert sum(count for _, count in counts["answers"]) == counts["success"]
+            seen.append(flat)
+    return dict(counts)
+
+
+@pytest.mark.servers
+def test_gateways_and_their_processes_agree(kafka_bootstrap: str, redis_url: str, tmp_path: Path) -> None:
+    repository = write_models(tmp_path / "models", "shout")
+    with fleet(kafka_bootstrap, redis_url, f"a{time.time_ns() % 10**9}", tmp_path, repository) as running:
+        gateways = [running.add_gateway("--processes", "2"), running.add_gateway()]
+        running.add_worker()
+        running.add_worker()
+        running.wait_ready(models=1)
+        counts = only_grows([gateway.url for gateway in gateways], 40)
+        assert 0 < counts["answer_ms"]["p50"] <= counts["answer_ms"]["p90"] <= counts["answer_ms"]["p99"]
 
 
 @pytest.mark.servers
@@ -45,6 +79,8 @@ def test_a_fleet_shows_its_workers_lag_and_reasons(
 
         worker.kill()
         page.wait_text("#no-workers", "No worker is live")
+        assert "silent" in page.text("#worker-rows")
+        assert "is silent" in page.text("#attention")
         with Client(gateway.url) as client:
             client.submit("shout", {"TEXT": [["later"]]})
         page.wait_text("#total-waiting", "1")
@@ -64,6 +100,15 @@ def test_one_machine_with_several_processes(tmp_path: Path) -> None:
         (model,) = wait_for("the count", lambda: httpx.get(f"{process.url}/v2/fleet/models").json()["models"])
         assert model["counts"]["success"] == 1
         assert model["counts"]["releases"] == {"no_delay": 1}
+    finally:
+        process.stop()
+
+
+def test_the_processes_of_one_machine_agree(tmp_path: Path) -> None:
+    process = start(tmp_path, "--processes", "2", models=("shout",))
+    try:
+        counts = only_grows([process.url], 30)
+        assert 0 < counts["answer_ms"]["p50"] <= counts["answer_ms"]["p99"]
     finally:
         process.stop()
 

@@ -196,12 +196,3 @@ def test_many_batch_sizes_become_few_bars(tab: Page) -> None:
         "32 to 63 rows",
     ]
     assert sum(each["count"] for each in found) == sum(range(1, 33))
-
-
-@pytest.mark.parametrize(("datatype", "whole"), [
-    ("BOOL", True), ("UINT8", True), ("INT64", True), ("FP16", False), ("FP64", False), ("BF16", False),
-])  # fmt: skip
-def test_made_up_numbers_are_those_of_random_values(tab: Page, datatype: str, whole: bool) -> None:
-    made = module(tab, "tensors", "Array.from(it.madeUp(datatype, 2000))", datatype=datatype)
-    assert all(0 <= each <= 1 for each in made)
-    assert ({*made} == {0, 1}) is whole

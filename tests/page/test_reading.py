@@ -16,6 +16,7 @@ from tests.integration.fleet import Process
 from tests.page.browser import Browser, Page
 from tests.page.conftest import MARKUP, start, write_models
 from tests.page.test_modules import module
+from workers.lifecycle.desired import FOR_ROOM, IDLE, LEASE_ENDED, UNLOADED
 
 Opened = Callable[[str], Page]
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
@@ -23,8 +24,16 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 def found(page: Page, **values: Any) -> list[tuple[str, str]]:
     """Names and words of what needs attention."""
-    given = {"models": [], "workers": [{"worker": "w", "age_ms": 10}], "waiting": 0, "failures": 0, **values}
-    script = "it.problems(models, () => ({failures}), () => waiting, workers).map(({model, words}) => [model?.name ?? '', words])"
+    given = {
+        "models": [],
+        "workers": [{"worker": "w", "age_ms": 10}],
+        "problem": "",
+        "waiting": 0,
+        "failures": 0,
+        **values,
+    }
+    asked = "it.problems({models, workers, problem}, () => ({failures}), () => waiting)"
+    script = f"{asked}.map(({{model, words}}) => [model?.name ?? '', words])"
     return [(name, words) for name, words in module(page, "attention", script, **given)]
 
 
@@ -38,7 +47,10 @@ def test_what_needs_attention(opened: Opened) -> None:
     assert found(page) == []
     gone = model(state="UNAVAILABLE", reason="\n  its file is missing\nsecond line")
     assert found(page, models=[gone]) == [("m", "cannot be served:   its file is missing")]
-    assert found(page, models=[model(state="UNAVAILABLE", reason="unloaded")]) == []  # somebody wanted that
+    for reason in ("", UNLOADED, LEASE_ENDED, IDLE, FOR_ROOM):  # that is as somebody wants it
+        off = model(state="UNAVAILABLE", reason=reason)
+        assert found(page, models=[off]) == []
+        assert module(page, "words", "it.stateWords(it.stateOf(model))", model=off) == "Not loaded"
     assert found(page, models=[model(state="LOADING")]) == []
     assert found(page, models=[model(reason="its GPU is gone")]) == [("m", "is not ready: its GPU is gone")]
     assert found(page, models=[model(workers=0)], waiting=3) == [("m", "has no worker, and 3 requests wait")]
@@ -46,8 +58,12 @@ def test_what_needs_attention(opened: Opened) -> None:
     assert found(page, models=[model()], workers=[]) == [
         ("", "No worker is live: requests wait in the log until one comes.")
     ]
-    silent = [{"worker": "a", "age_ms": 2500}]
-    assert found(page, models=[model()], workers=silent) == [("", "Worker a is silent: its last heartbeat is old.")]
+    ((_, said),) = found(page, models=[model()], workers=[], problem="the broker does not answer")
+    assert said.startswith("This gateway is not ready: the broker does not answer. ")
+    silent, drains = {"worker": "a", "age_ms": 2500}, {"worker": "d", "age_ms": 5, "draining": True}
+    told = ("", "Worker a is silent; its peers take over its requests.")
+    assert found(page, models=[model()], workers=[silent, {"worker": "b", "age_ms": 5}]) == [told]
+    assert found(page, models=[model()], workers=[drains]) == found(page, models=[model()], workers=[])
     ((_, words),) = found(page, models=[model(state="UNAVAILABLE", reason="x" * 5000)])
     assert len(words) < 250
 
@@ -138,18 +154,6 @@ def test_nan_is_not_the_highest(opened: Opened) -> None:
     values = "{datatype: 'FP32', shape: [1, 4], count: 4, values: [NaN, 1, Infinity, -2]}"
     told = page.run(f"import('/page/answer.js').then((it) => it.highestOf({values}))")
     assert told == "Highest: Infinity at 2, 1 at 1, -2 at 3"
-
-
-def test_made_up_values_are_those_of_the_command(opened: Opened) -> None:
-    """Integers that index any table, and normal numbers (`penstock infer --random`)."""
-    page = opened("digits")
-    for datatype in ("BOOL", "INT8", "UINT8", "INT64"):
-        assert set(module(page, "tensors", f"[...it.madeUp('{datatype}', 200)]")) == {0, 1}
-    floats = module(page, "tensors", "[...it.madeUp('FP32', 4000)]")
-    mean = sum(floats) / len(floats)
-    assert abs(mean) < 0.1
-    assert 0.9 < (sum((each - mean) ** 2 for each in floats) / len(floats)) ** 0.5 < 1.1
-    assert floats == module(page, "tensors", "[...it.madeUp('FP32', 4000)]")
 
 
 def test_a_flat_square_takes_an_image(opened: Opened) -> None:

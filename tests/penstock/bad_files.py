@@ -32,6 +32,16 @@ PLAIN: Final[dict[str, bytes]] = {
     "weights.pt": struct.pack("<Q", len(HEADER)) + HEADER + bytes(4),
     "keras.h5": b"\x89HDF\r\n\x1a\n" + bytes(64),
     "digits.pt": DIGITS.read_bytes(),
+    "digits.bak": DIGITS.read_bytes(),
+    "boost.json": b'{"learner":{"attributes":{},"feature_names":[]',
+    "boost.txt": b"tree\nversion=v4\nnum_class=1\n",
+    "boost.cbm": b"CBM1\xf0\x07\x00\x00",
+    "forest.pmml": b'<?xml version="1.0"?>\n<PMML xmlns="http://www.dmg.org/PMML-4_4" version="4.4">',
+    "net.xml": b'<?xml version="1.0"?>\n<net name="net" version="11">',
+    "net.mlmodel": b"\x08\x05\x12\x9f\x01\n\x12\n\x05image\x1a\t",
+    "train.ipynb": b'{\n "cells": [\n  {',
+    "engine.plan": b"ftrt" + bytes(64),
+    "blank.bin": b"",
     "forest.pkl": b"\x80\x04\x95\x00\x01\x00\x00\x00\x00\x00\x00\x8c\x1asklearn.ensemble._forest",
 }
 NAMES: Final = (

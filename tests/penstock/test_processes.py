@@ -20,7 +20,7 @@ from gateway.settings import GatewaySettings
 from gateway.shared_memory.regions import Regions
 from penstock.processes import channel as channels
 from penstock.processes.channel import Channel, Kept, ProcessChannel
-from penstock.processes.limits import MAX_PROCESSES, SHARED, settings_of, share
+from penstock.processes.limits import SHARED, settings_of, share
 from penstock.processes.metrics import SumCollector, collected
 from penstock.processes.ports import reserved
 from penstock.processes.sharing import Sharing
@@ -31,7 +31,7 @@ from protocol.frames import pack, unpack
 from protocol.transport.settings import TransportSettings
 
 
-@given(st.integers(0, 10**12), st.integers(1, MAX_PROCESSES))
+@given(st.integers(0, 10**12), st.integers(1, 64))
 def test_the_parts_of_a_limit_add_up_to_it(total: int, processes: int) -> None:
     parts = [share(total, processes, number) for number in range(processes)]
     assert sum(parts) == total

@@ -13,8 +13,9 @@ from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gateway.scaling.fleet import FleetScaling, Shape
+from gateway.scaling.fleet import FleetScaling
 from gateway.scaling.wanted import Policy
+from gateway.scaling.worker import Shape
 from gateway.settings import GatewaySettings
 from penstock.cli import group
 from penstock.cli.status import as_document

@@ -108,7 +108,13 @@ def test_an_attempt_that_takes_long_is_not_waited_for() -> None:
             await asyncio.Event().wait()
             return []
 
-    assert asyncio.run(Trials(longest=0.01).run(loaded(Slow(lambda shape: True), [-1]))) == Trial()
+    model = loaded(Slow(lambda shape: True), [-1])
+    found = asyncio.run(Trials(longest=0.01).run(model))
+
+    assert found == Trial(running=0.01)
+    said = example(SERVER, model.version.config, found).splitlines()
+    assert said[1].startswith("  penstock infer m --random 1 --url")
+    assert said[2] == "  a made-up call has not been answered in 0.01 s; others wait until it is"
 
 
 def test_what_a_model_took_while_it_was_loaded_is_not_tried_again() -> None:

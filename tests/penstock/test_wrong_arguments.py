@@ -93,7 +93,7 @@ CASES: list[tuple[tuple[str, ...], int, str]] = [
     ((*SERVE, "--data-dir", str(ROOT / "README.md")), 2, "README.md"),
     (("serve", "--model-repository", "gone"), 2, "gone"),
     (("serve", "--model-repository", str(ROOT / "README.md")), 2, "README.md"),
-    (("serve", str(ROOT / "README.md"), "--http-port", "0", "--metrics-port", "0"), 3, "is not a model file"),
+    (("serve", str(ROOT / "README.md"), "--http-port", "0", "--metrics-port", "0"), 3, "cannot be served: it is text"),
     (("serve", str(ROOT / "examples")), 2, "is a folder"),
     (("serve", "--log-level", "loud"), 2, "loud"),
     (("serve", "--nonsense"), 2, "No such option"),

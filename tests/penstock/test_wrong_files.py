@@ -29,10 +29,10 @@ CASES = [
     ("net.pt", b"<!DOCTYPE html><html>", "is not TorchScript but a web page (HTML)", "download it again"),
     ("net.onnx", b"version https://git-lfs.github.com/spec/v1\noid x\n", "but a Git LFS pointer", "git lfs pull"),
     ("net.onnx", b"<!DOCTYPE html><html>", "but a web page (HTML)", "download it again"),
-    ("net.bin", STATE_DICT, "is not a model file", "the output of torch.save"),
-    ("net.pkl", pickle.dumps(Trap()), "is not a model file", "a Python pickle"),
-    ("net.h5", b"\x89HDF\r\n\x1a\n", "is not a model file", "tf2onnx"),
-    ("net.pb", b"\x08\x01\x12\x00tensorflow", "is not a model file", "tf2onnx"),
+    ("net.bin", STATE_DICT, "cannot be served: it is", "the output of torch.save"),
+    ("net.pkl", pickle.dumps(Trap()), "cannot be served: it is", "a Python pickle"),
+    ("net.h5", b"\x89HDF\r\n\x1a\n", "cannot be served: it is", "tf2onnx"),
+    ("net.pb", b"\x08\x01\x12\x00tensorflow", "cannot be served: it is", "tf2onnx"),
 ]
 
 

@@ -222,6 +222,21 @@ def test_models_are_the_same_object_until_something_changes_and_their_facts_unti
     assert Loads((), ()) == ()
 
 
+def test_a_model_is_the_same_object_until_its_numbers_change() -> None:
+    store, writer, beat = Store(), BeatWriter(), many(3)
+    store.write(writer.parts(beat))
+    first = store.read()
+    store.write(writer.parts(busy(beat, [1], 9)))
+    second = store.read()
+    assert first is not None
+    assert second is not None
+
+    same = [before is after for before, after in zip(first.models, second.models, strict=True)]
+
+    assert same == [True, False, True]
+    assert [load.lag for load in second.models] == [0, 9, 0]
+
+
 STRANGE = [None, [], {}, 7, "x", [2], [3] * 7, [2, "i", None, 0, 0, b"", b""], [2, "i", float("inf"), 0, 0, b"", b""],
            [2, "i", 1, 0, 0, -1, b""], {"v": 2}, {"v": 3}, {"v": 2, "models": [[1]]}, [2, b"r", 0], [2, None, 0, b"x"],
            [2, b"r", "x", b"y"]]  # fmt: skip

@@ -8,7 +8,8 @@ import math
 import structlog
 
 from protocol.deadline import too_late
-from protocol.runtime.tasks import BackgroundTasks
+from protocol.errors import Unavailable
+from protocol.runtime.tasks import BackgroundTasks, run_forever
 
 
 async def test_a_task_is_kept_until_it_ends() -> None:
@@ -81,3 +82,23 @@ def test_a_request_is_too_late_from_its_deadline_on() -> None:
     assert too_late(5.0, 5.0)
     assert not too_late(None, 5.0)
     assert not too_late(math.inf, 5.0)
+
+
+async def test_a_loop_that_ends_is_started_again_and_says_why() -> None:
+    problems: list[str] = []
+    again = asyncio.Event()
+
+    async def run() -> None:
+        if not problems:
+            raise Unavailable("the store is away")
+        if len(problems) == 1:
+            raise ValueError("no")
+        if len(problems) == 3:
+            again.set()
+            await asyncio.Event().wait()
+
+    running = asyncio.ensure_future(run_forever("follow", run, problems.append))
+    await again.wait()
+    running.cancel()
+
+    assert problems == ["the store is away", "ValueError('no')", "it returned"]

@@ -87,6 +87,15 @@ def pytorch(path: Path, inputs: Inputs) -> Answers:
     return {"OUTPUT__0": first.numpy(), "OUTPUT__1": second.numpy()}
 
 
+def scaled(path: Path, inputs: Inputs) -> Answers:
+    """The module itself; over HTTP a scalar is one element."""
+    import torch
+
+    with torch.inference_mode():
+        answer = generated.scaled()(torch.from_numpy(inputs["x"]), torch.tensor(inputs["by"][0]))
+    return {"OUTPUT__0": answer.numpy()}
+
+
 def bfloat16(path: Path, inputs: Inputs) -> Answers:
     """Through FP32: a softmax of the numbers that the bits stand for, rounded to the nearest bits."""
     numbers = (inputs["X"].astype(np.uint32) << 16).view(np.float32).astype(np.float64)
@@ -134,6 +143,10 @@ def sequence(random: np.random.Generator) -> Inputs:
 def towns(random: np.random.Generator) -> Inputs:
     rows, _ = generated.table(5)
     return {"town": rows[:, :1], "a": rows[:, 1:2].astype(np.float32), "b": rows[:, 2:].astype(np.float32)}
+
+
+def rows_and_a_number(random: np.random.Generator) -> Inputs:
+    return {"x": random.random((2, 4)).astype(np.float32), "by": np.float32([2.5])}
 
 
 def bits(random: np.random.Generator) -> Inputs:

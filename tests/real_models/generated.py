@@ -132,7 +132,10 @@ def write_traced(path: Path) -> None:
 
 def _write(path: Path, nodes: list[onnx.NodeProto], kind: int, constants: list[onnx.TensorProto]) -> None:
     sides = [[helper.make_tensor_value_info(name, kind, ["n", 8])] for name in ("X", "Y")]
-    graph = helper.make_graph(nodes, "g", *sides, constants)
+    _save(path, helper.make_graph(nodes, "g", *sides, constants))
+
+
+def _save(path: Path, graph: onnx.GraphProto) -> None:
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
 
 
@@ -144,3 +147,57 @@ def write_external(path: Path) -> None:
 def write_sequence(path: Path) -> None:
     """The rows' values depend on each other: a softmax over the first dimension."""
     _write(path, [helper.make_node("Softmax", ["X"], ["Y"], axis=0)], TensorProto.FLOAT, [])
+
+
+def write_own_format(path: Path) -> None:
+    """onnxruntime's own format, as its mobile builds want it."""
+    import onnxruntime as ort
+
+    options = ort.SessionOptions()
+    options.optimized_model_filepath = str(path)
+    options.add_session_config_entry("session.save_model_format", "ORT")
+    options.log_severity_level = 3
+    ort.InferenceSession(str(NET), options, providers=["CPUExecutionProvider"])
+
+
+def write_one_label(path: Path) -> None:
+    """It states one row of labels, whatever the number of rows, as onnxmltools does for LightGBM's classifiers."""
+    nodes = [
+        helper.make_node("Softmax", ["X"], ["probabilities"]),
+        helper.make_node("ArgMax", ["X"], ["label"], axis=1, keepdims=0),
+    ]
+    given = helper.make_tensor_value_info("X", TensorProto.FLOAT, ["n", 8])
+    outputs = [
+        helper.make_tensor_value_info("label", TensorProto.INT64, [1]),
+        helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["n", 8]),
+    ]
+    _save(path, helper.make_graph(nodes, "g", [given], outputs))
+
+
+def write_one_length(path: Path) -> None:
+    """Its output has the length of an example, as PyTorch's exporter writes it for an LSTM."""
+    sides = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, ["n", length, 3])
+        for name, length in (("X", "length"), ("Y", 5))
+    ]
+    _save(path, helper.make_graph([helper.make_node("Tanh", ["X"], ["Y"])], "g", sides[:1], sides[1:]))
+
+
+def scaled() -> Any:
+    """A module that takes a number beside its rows."""
+    import torch
+
+    class Scaled(torch.nn.Module):  # type: ignore[misc]  # torch is not followed
+        def forward(self, x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:
+            return x * by if by.dim() == 0 else x
+
+    return Scaled()
+
+
+def write_scaled(path: Path) -> None:
+    """TorchScript, traced, with a scalar input."""
+    import torch
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        torch.jit.trace(scaled(), (torch.ones(2, 4), torch.tensor(3.0))).save(str(path))

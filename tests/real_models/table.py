@@ -82,12 +82,49 @@ SERVED: Final = (
     _digits("digits_fp16", "ONNX, FP16 inside and outside", generated.write_float16, "f2"),
     _digits("digits_int8", "ONNX, INT8 by dynamic quantisation", generated.write_int8),
     _digits("digits_external", "ONNX, weights in model.onnx.data", generated.write_external),
+    Served(
+        "digits_ort",
+        "",
+        "onnxruntime's own format",
+        generated.write_own_format,
+        images("image", 3, 1, 8, 8),
+        cases.onnx,
+        suffix=".ort",
+    ),
+    Served(
+        "one_label",
+        "",
+        "ONNX that states one row of labels, as onnxmltools does for LightGBM",
+        generated.write_one_label,
+        images("X", 3, 8),
+        cases.onnx,
+    ),
+    Served(
+        "one_length",
+        "",
+        "ONNX that states the length of an example, as PyTorch's exporter may",
+        generated.write_one_length,
+        images("X", 2, 7, 3),
+        cases.onnx,
+    ),
     Served("relu_uint8", "", "ONNX, UINT8 outside", generated.write_uint8, cases.small_integers, cases.onnx),
     Served(
         "softmax_bf16", "", "ONNX, BF16 outside", generated.write_bfloat16, cases.bits, cases.bfloat16, "NumPy", 4e-3
     ),
     _net("net_exported", "torch.export, rows of any number", generated.write_exported, ".pt2"),
     _net("net_traced", "TorchScript, traced", generated.write_traced, ".pt"),
+    Served(
+        "net_scaled",
+        "",
+        "TorchScript, traced, with a scalar",
+        generated.write_scaled,
+        cases.rows_and_a_number,
+        cases.scaled,
+        "PyTorch",
+        1e-6,
+        batches=False,
+        suffix=".pt",
+    ),
     Served(
         "over_rows",
         "",
@@ -100,7 +137,7 @@ SERVED: Final = (
     ),
 )
 
-_WEIGHTS: Final = "is not a model file but safetensors: weights without the model"
+_WEIGHTS: Final = "cannot be served: it is safetensors: weights without the model"
 _EXPORT: Final = "give the weights to your model's class, and export that", "program = torch.export.export(model,"
 _SAVED_MODEL: Final = "python -m tf2onnx.convert --saved-model"
 _LITE: Final = "python -m tf2onnx.convert --tflite"
@@ -136,7 +173,7 @@ REFUSED: Final = (
         _EXPORT,
     ),
     _pitch("TensorFlow SavedModel", "", "it is a TensorFlow SavedModel", (_SAVED_MODEL,)),
-    _pitch("TensorFlow Lite", ".tflite", "is not a model file but a TensorFlow Lite model", (_LITE,)),
+    _pitch("TensorFlow Lite", ".tflite", "cannot be served: it is a TensorFlow Lite model", (_LITE,)),
     _pitch(
         "Core ML",
         ".mlpackage",

@@ -142,9 +142,9 @@ class GatewayProcess:
         )
         self.service = Service(settings, transport, NAMES, clock, GatewayMetrics(CollectorRegistry()))
         self.service.new_id = lambda: f"{fleet.dice.getrandbits(128):032x}"  # type: ignore[assignment]  # a seed's ids
-        self.service.repository = RepositoryControl(self.service)
+        repository = RepositoryControl(self.service)
         self.dispatcher = Dispatcher(self.service)
-        self.background = Background(self.service, self.dispatcher, FleetMetrics(CollectorRegistry()))
+        self.background = Background(self.service, repository, self.dispatcher, FleetMetrics(CollectorRegistry()))
         self.claims = Claims(self.service)
         self.requests = Requests(self.service, self.claims)
         await fleet.persist(self.dispatcher.start)

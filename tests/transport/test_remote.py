@@ -31,13 +31,13 @@ from protocol.ports import (
 )
 from protocol.runtime.microtasks import Microtasks
 from protocol.tensors import Tensor
-from protocol.transport.embedded import remote_frames
 from protocol.transport.embedded.broker import MemoryBroker
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
 from protocol.transport.embedded.remote import RemoteBus, RemoteCalls, RemoteStore
-from protocol.transport.embedded.remote_frames import FrameReader, encode
-from protocol.transport.embedded.remote_server import RemoteServer
-from protocol.transport.embedded.remote_values import plain, value_of
+from protocol.transport.embedded.remote import frames as remote_frames
+from protocol.transport.embedded.remote.frames import FrameReader, encode
+from protocol.transport.embedded.remote.server import RemoteServer
+from protocol.transport.embedded.remote.values import plain, value_of
 from protocol.transport.embedded.sqlite import SqliteBus, SqliteStore
 from protocol.transport.embedded.sqlite_broker import SqliteBroker
 from protocol.transport.settings import TransportSettings

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 
-from protocol.codec import encode_request, micros, reply_of, size_limit
+from protocol.codec import decode_reply, encode_request, micros, size_limit
 from protocol.messages import InferReply, InferRequest, Lane
 from protocol.naming import Names, ref
 from protocol.ports import Cancel, OutRecord, Payload, Wake
@@ -87,7 +87,7 @@ class Caller:
             self._deliver(name, state.payload)
 
     def _deliver(self, name: str, payload: Payload) -> None:
-        reply = reply_of(payload)
+        reply = payload if isinstance(payload, InferReply) else decode_reply(payload)
         self.answers[name] = reply
         self.counts[name] = self.counts.get(name, 0) + 1
         waiter = self._waiting.pop(name, None)

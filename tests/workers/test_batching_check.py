@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,7 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from protocol.messages import InferRequest
-from protocol.model_config import ModelConfig
+from protocol.model_config import InstanceGroup, ModelConfig
 from protocol.tensors import from_array
 from tests.workers.backends.test_onnxruntime import save
 from tests.workers.backends.test_torch_files import traced
@@ -23,7 +24,8 @@ from tests.workers.children import loader, running
 from workers.instances.batching_check import CheckFailed, try_batching
 from workers.instances.job import InstanceDied
 from workers.instances.process.executor import PARAMETER
-from workers.lifecycle.loader import _checked
+from workers.lifecycle.loader import Loader
+from workers.lifecycle.row_checks import in_child
 from workers.repository.model_files import ModelFile
 from workers.repository.row_influence import Verdict
 from workers.repository.scan import scan_file
@@ -209,7 +211,7 @@ async def test_independent_rows_are_batched_without_a_word(tmp_path: Path, name:
             [node("RandomNormalLike", ["X"], ["Y"])],
             ["n", 4],
             ["n", 4],
-            "its answers to the same row differ from run to run",
+            "its answers to the same row differ from run to run; if that is not meant, it was exported in training mode",
         ),
         ([node("Neg", ["X"], ["Y"])], ["n", 1 << 23], ["n", 1 << 23], "its rows are too large"),
     ],
@@ -222,8 +224,9 @@ async def test_where_nothing_can_be_seen_rows_are_batched(
 
     assert config.max_batch_size == 32
     (line,) = said
+    level = "warning" if "run to run" in reason else "info"
     assert line.startswith(
-        "info: batched, since its first dimensions may have any size; whether its rows are independent was not"
+        f"{level}: batched, since its first dimensions may have any size; whether its rows are independent was not"
     )
     assert reason in line
 
@@ -359,16 +362,125 @@ async def test_a_check_that_never_ends_is_given_up_and_the_model_served_without_
     assert (loaded.version.config.max_batch_size, loaded.shapes) == (32, None)
     (line,) = [line for line in logs if line["log_level"] == "warning"]
     assert line["event"].startswith(
-        "made-up rows, run to see whether rows may share a batch, ended its process or took too "
+        "made-up rows, run to see whether rows may share a batch, ended its process, or took too "
     )
     assert line["reason"] == "it took longer than 0.3 s"
 
 
-async def test_a_process_that_ends_in_the_check_does_not_end_the_load() -> None:
+@pytest.mark.parametrize("outcome", [
+    InstanceDied("its process was ended by SIGKILL"),
+    Verdict(unjudged="it refuses made-up inputs (AcceleratorError: CUDA error: device-side assert triggered)"),
+    Verdict("2 rows cannot run together, only each alone (CUDA error: an illegal memory access was encountered)"),
+])  # fmt: skip
+async def test_a_check_that_ends_or_spoils_its_process_does_not_end_the_load(outcome: InstanceDied | Verdict) -> None:
     class Mortal:
         async def try_batching(self) -> Verdict:
-            raise InstanceDied("its process was ended by SIGKILL")
+            if isinstance(outcome, Verdict):
+                return outcome
+            raise outcome
 
     version = ModelVersion("m", 1, Path("/nowhere"), Path("/nowhere"), ModelConfig(name="m", backend="pytorch"), "")
-    with pytest.raises(CheckFailed, match="its process was ended by SIGKILL"):
-        await _checked(cast("Any", Mortal()), version)
+    with pytest.raises(CheckFailed, match=r"SIGKILL|CUDA error"):
+        await in_child(cast("Any", Mortal()), version)
+
+
+async def test_the_load_says_that_it_waits_for_the_check(tmp_path: Path) -> None:
+    version = scan_file(ModelFile(traced(tmp_path / "m.pt", _Endless(), torch.zeros(2, 4))))
+    loading = loader()
+    task = asyncio.ensure_future(loading.load(version))
+    try:
+        while not loading.step(version):
+            assert not task.done()
+            await asyncio.sleep(0.01)
+        assert "--no-check-batching" in loading.step(version)
+    finally:
+        task.cancel()
+        await asyncio.wait([task])
+    assert loading.step(version) == ""
+
+
+class _Centred(torch.nn.Module):
+    """Twice each row less the mean of all; counts its runs in millionths, too few to be seen, if it is told to."""
+
+    def __init__(self, *, counts: bool) -> None:
+        super().__init__()
+        self.counts = counts
+        self.register_buffer("runs", torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if self.counts:
+            self.runs.add_(1)
+        return 2 * x - x.mean(0, keepdim=True) + self.runs * 1e-6
+
+
+def gone_once_checked(loading: Loader, version: ModelVersion) -> asyncio.Task[None]:
+    """Removes the file as soon as the check runs: the model was loaded then."""
+
+    async def remove() -> None:
+        while not loading.step(version):  # noqa: ASYNC110  # nobody signals it
+            await asyncio.sleep(0)
+        version.path.unlink()
+
+    return asyncio.ensure_future(remove())
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+@pytest.mark.parametrize("kind", ["ONNX", "TorchScript"])
+async def test_a_model_that_does_not_batch_after_all_is_not_loaded_again(
+    tmp_path: Path, kind: str, isolation: str
+) -> None:
+    if kind == "ONNX":
+        nodes, taken, given, _ = DEPENDENT["each row less the mean of all"]
+        version = file(tmp_path, nodes, taken, given)
+    else:
+        version = scan_file(ModelFile(traced(tmp_path / "m.pt", _Centred(counts=False), torch.zeros(2, 4))))
+    version = isolated(version, isolation)
+    loading = loader()
+    gone = gone_once_checked(loading, version)
+
+    loaded = await loading.load(version)
+    try:
+        await gone
+        name = loaded.version.config.inputs[0].name
+        rows = np.float32([[2, 4, 6, 8], [0, 0, 0, 0], [1, 2, 3, 4]])
+        (answer,) = await loaded.executors[0].attempt([InferRequest("id", "m", "1", (from_array(name, rows),))])
+    finally:
+        await loaded.close()
+
+    assert loaded.version.config.max_batch_size == 0
+    expected = (rows if kind == "ONNX" else 2 * rows) - rows.mean(0)
+    np.testing.assert_allclose(answer[0].array(), expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_a_module_that_keeps_state_is_loaded_again_where_it_does_not_batch(
+    tmp_path: Path, isolation: str
+) -> None:
+    path = traced(tmp_path / "m.pt", _Centred(counts=True), torch.zeros(2, 4))
+    while_traced = float(torch.jit.load(str(path)).runs)  # type: ignore[no-untyped-call]
+    with structlog.testing.capture_logs() as logs:
+        loaded = await loader().load(isolated(scan_file(ModelFile(path)), isolation))
+    assert [line["event"][:24] for line in logs if line["log_level"] == "warning"] == ["served without batching,"]
+    try:
+        request = InferRequest("id", "m", "1", (from_array("x", np.zeros((2, 4), np.float32)),))
+        (answer,) = await loaded.executors[0].attempt([request])
+    finally:
+        await loaded.close()
+    assert loaded.version.config.max_batch_size == 0
+    np.testing.assert_allclose(answer[0].array() * 1e6, np.full((2, 4), while_traced + 1), rtol=1e-3)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_every_instance_of_such_a_model_serves_without_batches(tmp_path: Path, isolation: str) -> None:
+    nodes, taken, given, _ = DEPENDENT["each row less the mean of all"]
+    version = isolated(file(tmp_path, nodes, taken, given), isolation)
+    groups = dataclasses.replace(version.config, instance_groups=(InstanceGroup(count=2),))
+    rows = np.float32([[2, 4, 6, 8], [0, 0, 0, 0], [1, 2, 3, 4]])
+    loaded = await loader().load(dataclasses.replace(version, config=groups))
+    try:
+        for executor in loaded.executors:
+            (answer,) = await executor.attempt([InferRequest("id", "m", "1", (from_array("X", rows),))])
+            np.testing.assert_allclose(answer[0].array(), rows - rows.mean(0), rtol=1e-6)
+    finally:
+        await loaded.close()
+    assert len(loaded.executors) == 2

@@ -263,12 +263,15 @@ def test_warnings_are_passed_on(tmp_path: Path) -> None:
 
 def test_a_verdict_is_a_json_object(tmp_path: Path) -> None:
     document = verdict(tmp_path, 'backend: "tensorrt"', "model.plan").as_json()
+    there = "there are: identity, onnxruntime, python, pytorch"
 
     assert json.loads(json.dumps(document)) == {
         "model": "m",
         "status": "refused",
         "versions": [],
-        "reasons": ["version 1: there is no backend 'tensorrt'; there are: identity, onnxruntime, python, pytorch"],
+        "reasons": [
+            f"version 1: there is no backend 'tensorrt'; {there}; serve the ONNX file that the engine was built from"
+        ],
         "warnings": [],
         "verified": [],
     }

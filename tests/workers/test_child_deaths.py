@@ -304,6 +304,10 @@ async def test_a_cuda_error_that_spoils_the_process_replaces_it(tmp_path: Path) 
         assert await model.value(3.0) == [3.0]
         assert model.child.restarts == 1
         assert model.child.pid != pid
+        with pytest.raises(InstanceDied, match="device-side assert"):
+            await model.child.attempt([request(1.0)])
+        assert await model.value(4.0) == [4.0]
+        assert model.child.restarts == 2
 
 
 async def test_a_sigterm_to_all_processes_leaves_the_end_to_the_worker(tmp_path: Path) -> None:

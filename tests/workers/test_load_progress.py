@@ -42,3 +42,24 @@ async def test_lines_come_while_the_load_runs_and_end_with_it() -> None:
     assert said[14:17] == ["still loading net (60 s)", "still loading net (80 s)", "still loading net (100 s)"]
     assert len(lines) == count
     assert {line["log_level"] for line in lines} == {"info"}
+
+
+async def test_a_step_that_takes_long_is_named() -> None:
+    turn, doing = asyncio.Event(), "trying it"
+
+    async def sleep(seconds: float) -> None:
+        await turn.wait()
+        await asyncio.sleep(0)
+
+    with structlog.testing.capture_logs() as lines:
+        async with reporting("net", "1", lambda: 0.0, sleep, lambda: doing):
+            turn.set()
+            for _ in range(5):
+                await asyncio.sleep(0)
+            doing = ""
+            for _ in range(5):
+                await asyncio.sleep(0)
+
+    said = [line["event"] for line in lines]
+    assert said[0] == "still loading net (4 s): trying it"
+    assert said[-1].endswith(" s)")

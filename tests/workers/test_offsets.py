@@ -103,8 +103,7 @@ def test_a_record_that_is_in_flight_or_done_is_not_added_again() -> None:
     offsets = tracker(5)
     token = add(offsets, 5, 6)
     offsets.done(0, 5, token)
-    assert [offsets.duplicate(0, number) for number in (4, 5, 6, 7)] == [True, True, True, False]
-    assert [offsets.add(0, number) for number in (5, 6)] == [None, None]
+    assert [offsets.add(0, number) for number in (4, 5, 6)] == [None, None, None]
     assert offsets.in_flight == 1
 
 
@@ -128,7 +127,6 @@ def test_nothing_is_added_or_committed_for_a_partition_of_others() -> None:
     assert offsets.add(7, 0) is None
     assert offsets.commits() == {}
     assert offsets.lowest_incomplete(7) is None
-    assert not offsets.duplicate(7, 0)
 
 
 def test_the_table_goes_on_when_the_partition_comes_back_in_the_next_generation() -> None:
@@ -267,9 +265,7 @@ class Machine(RuleBasedStateMachine):
             assert self.offsets.add(number, log.end) is None
             return
         for offset in [offset for offset in log.records if offset >= log.position][:count]:
-            duplicate = self.offsets.duplicate(number, offset)
             token = self.offsets.add(number, offset)
-            assert (token is None) == duplicate
             log.position = offset + 1
             if token is None:
                 assert offset in log.open or offset in log.answered

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import entry_points
 from typing import Any, Final
 
@@ -32,10 +32,25 @@ _OURS: Final = {
 _EXTRAS: Final = {"onnxruntime": ("onnxruntime", "onnx"), "pytorch": ("torch", "torch")}
 """The module that one of our backends imports when it loads a model, and the extra that installs it."""
 
+_INSTEAD: Final = {
+    "tensorrt": "serve the ONNX file that the engine was built from",
+    "openvino": "serve the ONNX or PyTorch file that the model was made from",
+    "tensorflow": "export the model to ONNX: pip install tf2onnx, then python -m tf2onnx.convert --saved-model FOLDER "
+    "--output model.onnx",
+    "fil": "export the trees to ONNX with onnxmltools or skl2onnx",
+}
+"""What to serve in place of models for Triton's other backends."""
+
 
 def installed() -> dict[str, str]:
     """Name -> `module:class` of every installed backend; imports none."""
     return _OURS | {point.name: point.value for point in entry_points(group=GROUP)}
+
+
+def no_backend(name: str, known: Collection[str]) -> str:
+    """That there is no such backend, and what to serve instead, if that is known."""
+    cure = f"; {_INSTEAD[name]}" if name in _INSTEAD else ""
+    return f"there is no backend '{name}'; there are: {', '.join(sorted(known))}{cure}"
 
 
 def load_backend(name: str) -> Backend:
@@ -46,7 +61,7 @@ def load_backend(name: str) -> Backend:
     """
     known = installed()
     if name not in known:
-        raise ConfigError(f"there is no backend '{name}'; installed are {', '.join(sorted(known))}")
+        raise ConfigError(no_backend(name, known))
     module, extra = _EXTRAS.get(name, ("", ""))
     if module and importlib.util.find_spec(module) is None:
         raise ConfigError(f"backend '{name}' needs {module}, which is not installed: pip install 'penstock[{extra}]'")

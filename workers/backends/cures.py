@@ -75,6 +75,16 @@ _ONNXRUNTIME: Final = (
         "CPU: export the model with FP32, or pip install -U onnxruntime",
     ),
     _cure(
+        r"tensor\(complex(64|128)\)",
+        "onnxruntime has no complex numbers: export a wrapper that takes and returns real and imaginary parts, such as "
+        "torch.view_as_real",
+    ),
+    _cure(
+        r"Absolute path not allowed for external data|[Ee]xternal data path.*(escapes|outside)",
+        "the file names its weights by a path outside its own folder; where that path is right, write one file: "
+        "onnx.save(onnx.load(FILE), 'one.onnx')",
+    ),
+    _cure(
         r"External data path does not exist: \"?[^\"\n]*?(?P<name>[^/\"\n]+)\"?(\n|$)",
         f"the model's weights are in a second file: put '{{name}}' beside the model under that name, {_ONE_FILE}",
     ),
@@ -90,7 +100,7 @@ _ONNXRUNTIME: Final = (
     ),
     _cure(r"Protobuf parsing failed|No graph was found in the protobuf", _NOT_WHOLE),
     _cure(
-        r"Type Error: |This is an invalid model|INVALID_GRAPH",
+        r"Type Error: |This is an invalid model|INVALID_GRAPH|Duplicate definition",
         "the file contradicts itself: onnx.checker.check_model(FILE, full_check=True) says where; export it again",
     ),
 )

@@ -1,4 +1,4 @@
-"""Reads from an ONNX file what onnxruntime does not tell: which tensors have no shape. Pure.
+"""Reads from an ONNX file what onnxruntime does not tell: which tensors are scalars. Pure.
 
 The file is protocol buffers: fields of a number and a type, nested. Only the graph's own fields are walked, none is copied, so that
 a file of gigabytes, mapped into memory, is read in milliseconds.
@@ -24,6 +24,8 @@ _TENSOR: Final = 1
 """Field of a TypeProto."""
 _SHAPE: Final = 2
 """Field of a TypeProto.Tensor."""
+_DIM: Final = 1
+"""Field of a TensorShapeProto."""
 
 _VARINT: Final = 0
 _FIXED64: Final = 1
@@ -31,24 +33,25 @@ _BYTES: Final = 2
 _FIXED32: Final = 5
 
 
-def tensors_without_shape(data: _Data) -> frozenset[str]:
-    """The inputs and outputs whose number of dimensions the file does not state; none if this is no ONNX file.
+def scalars(data: _Data) -> frozenset[str]:
+    """The inputs and outputs that the file states to have no dimension; none if this is no ONNX file.
 
     Args:
         data: the file.
     """
     try:
-        return frozenset(_unshaped(data))
+        return frozenset(_scalars(data))
     except (IndexError, ValueError):  # not protocol buffers, as onnxruntime's own format
         return frozenset()
 
 
-def _unshaped(data: _Data) -> Iterator[str]:
+def _scalars(data: _Data) -> Iterator[str]:
     for start, end in _fields(data, 0, len(data), _GRAPH):
         for kind in (_INPUT, _OUTPUT):
             for value in _fields(data, start, end, kind):
                 types = [place for outer in _fields(data, *value, _TYPE) for place in _fields(data, *outer, _TENSOR)]
-                if types and not any(list(_fields(data, *place, _SHAPE)) for place in types):
+                shapes = [shape for place in types for shape in _fields(data, *place, _SHAPE)]
+                if shapes and not any(list(_fields(data, *shape, _DIM)) for shape in shapes):
                     yield from (data[slice(*place)].decode() for place in _fields(data, *value, _NAME))
 
 

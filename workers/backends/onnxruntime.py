@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import mmap
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,15 +21,17 @@ from protocol.errors import Code, ConfigError, InvalidArgument, quoted
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig, TensorSpec
 from protocol.tensors import Array, element_count
-from workers.backends import onnx_graph, onnx_types
+from workers.backends import onnx_graph, onnx_shapes, onnx_types
 from workers.backends.assembly import Stacked
 from workers.backends.base import Instance, Outcome
 from workers.backends.cures import add_cure, with_cure
 from workers.backends.onnx_bfloat16 import BFloat16Run
 from workers.backends.onnx_providers import CPU, providers_of, require_providers
 from workers.backends.tensor_instance import TensorInstance
+from workers.repository import sniffing
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
+from workers.repository.sniffing import FileKind
 from workers.repository.version import ModelVersion
 
 log = structlog.get_logger(__name__)
@@ -96,6 +98,10 @@ class OnnxInstance(TensorInstance):
         self.loop_safe = session.get_providers() == [
             "CPUExecutionProvider"
         ]  # a session's run may be called from any thread
+
+    def with_config(self, config: ModelConfig) -> OnnxInstance:
+        """See `opening`: a session keeps nothing of its runs."""
+        return type(self)(config, self._session)
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """One run of the graph."""
@@ -191,6 +197,8 @@ class OnnxTextInstance(OnnxInstance):
 def _session(version: ModelVersion, options: Any, providers: list[Any]) -> Any:
     import onnxruntime as ort
 
+    if _is_own_format(version.path):
+        options.add_session_config_entry("session.load_model_format", "ORT")
     try:
         return ort.InferenceSession(str(version.path), options, providers=providers)
     except Exception as exc:  # onnxruntime raises many types, all of them about the file or the provider
@@ -247,7 +255,8 @@ def _number(config: ModelConfig, key: str, default: int) -> int:
 def _metadata(version: ModelVersion, session: Any) -> BackendMetadata:
     inputs = _inputs(version, session.get_inputs())
     outputs = _outputs(version, session.get_outputs())
-    return BackendMetadata.of(inputs, outputs, _unshaped(version.path, [*inputs, *outputs]))
+    unshaped = _unshaped(version.path, [*inputs, *outputs])
+    return BackendMetadata.of(*onnx_shapes.corrected(session, version.config, inputs, outputs, unshaped))
 
 
 def _inputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:
@@ -272,10 +281,17 @@ def _outputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:
     return specs
 
 
-def _unshaped(path: Path, specs: Sequence[TensorSpec]) -> Collection[str]:
-    """The tensors of unknown rank; onnxruntime gives them the same shape as scalars, so the file has to tell."""
-    if all(spec.dims for spec in specs):
-        return ()
+def _unshaped(path: Path, specs: Sequence[TensorSpec]) -> frozenset[str]:
+    """The tensors of unknown rank, also where the file states a wrong one; onnxruntime gives them the same shape as scalars, so the
+    file has to tell."""
+    names = {spec.name for spec in specs if not spec.dims and not spec.optional}
+    if not names or _is_own_format(path):
+        return frozenset()
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        stated = onnx_graph.tensors_without_shape(data)
-    return [spec.name for spec in specs if not spec.dims and spec.name in stated]
+        return frozenset(names - onnx_graph.scalars(data))
+
+
+def _is_own_format(path: Path) -> bool:
+    """Whether it is onnxruntime's own format, which onnxruntime itself goes by the name for."""
+    with path.open("rb") as file:
+        return sniffing.recognise(file.read(sniffing.HEAD)) is FileKind.ORT

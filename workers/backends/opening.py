@@ -7,12 +7,16 @@ A backend that has to load a model to inspect it can hand that on. It then has t
 - `load_opened(version, placement, opened) -> Instance`: `load` with that; it reads the file again if `opened` does not fit.
 
 Whoever holds `opened` holds the model's memory.
+
+An instance that can serve its loaded model by another configuration has a method `with_config(config) -> Instance | None`, which
+returns None if the model must be loaded anew: it is not as it was when it was loaded.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+from protocol.model_config import ModelConfig
 from workers.backends.base import Backend, Instance
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
@@ -55,3 +59,15 @@ def load_version(backend: Backend, version: ModelVersion, placement: Placement, 
         return backend.load(version, placement)
     instance: Instance = backend.load_opened(version, placement, opened)  # type: ignore[attr-defined]
     return instance
+
+
+def reconfigured(instance: Instance, config: ModelConfig) -> Instance | None:
+    """The same loaded model under another configuration; None if it must be loaded anew. The instance is used no more.
+
+    Args:
+        instance: loaded.
+        config: complete.
+    """
+    renew = getattr(instance, "with_config", None)
+    renewed: Instance | None = None if renew is None else renew(config)
+    return renewed

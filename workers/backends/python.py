@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from protocol.errors import ConfigError
-from protocol.model_config import ModelConfig, TensorSpec
+from protocol.model_config import ModelConfig
 from workers.backends import pb_utils
 from workers.backends.base import Instance
 from workers.backends.python_forms import (
@@ -27,6 +28,7 @@ from workers.backends.python_forms import (
 )
 from workers.backends.python_instances import ShortFormInstance, TritonFormInstance
 from workers.backends.python_modules import forget, import_model, naming_model_errors
+from workers.backends.python_short_form import stated_rows, stated_tensors, unfit_parameters
 from workers.repository.completion import BackendMetadata
 from workers.repository.placement import Placement
 from workers.repository.version import ModelVersion
@@ -96,6 +98,7 @@ class PythonBackend:
             model = model_class()
         _require_method(model, model_class, version)
         if model_class.__name__ == SHORT_FORM:
+            _require_parameters(model, version)
             return ShortFormInstance(version.config, placement, model, dedicated=self.dedicated)
         if hasattr(model, "initialize"):
             with naming_model_errors(version, "initialize"):
@@ -127,11 +130,8 @@ def _stated(model_class: type, version: ModelVersion) -> BackendMetadata:
                 example = f'{side} = {{"NAME": ("FP32", [4])}}'
                 raise ConfigError(f"{where} does not state its {side}; write for example {example}, or a config.pbtxt")
             stated = {spec.name: (spec.datatype, spec.dims) for spec in getattr(version.config, side)}
-        try:
-            sides.append(tuple(TensorSpec(name, kind, tuple(dims)) for name, (kind, dims) in stated.items()))
-        except (AttributeError, TypeError, ValueError):
-            raise ConfigError(f"{where}: '{side}' must map names to (datatype, dims)") from None
-    rows = getattr(model_class, "max_batch_size", None)
+        sides.append(stated_tensors(stated, f"{side} of {where}"))
+    rows = stated_rows(getattr(model_class, "max_batch_size", None), where)
     return BackendMetadata(sides[0], sides[1], rows != 0, rows or 0)
 
 
@@ -164,6 +164,18 @@ def _check_methods(model_class: type, method: str) -> None:
     for name in (method, "__init__", "initialize", "auto_complete_config"):
         if text := unsupported_method(model_class, name):
             raise ConfigError(text)
+
+
+def _require_parameters(model: Any, version: ModelVersion) -> None:
+    """Refuse a model whose `predict` does not take its inputs.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    config = version.config
+    names = [spec.name for spec in config.inputs] + [name for each in config.batch_inputs for name in each.targets]
+    if text := unfit_parameters(model.predict, names):
+        raise ConfigError(f"{place_of_class(type(model))}{text}")
 
 
 def _require_method(model: object, model_class: type, version: ModelVersion) -> None:

@@ -10,8 +10,6 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from protocol.errors import Code, CodecError, ModelFailed
 from protocol.messages import Failure, InferRequest
 from protocol.model_config import ModelConfig
@@ -23,6 +21,7 @@ from workers.backends.base import Outcome
 from workers.backends.ownership import own
 from workers.backends.python_forms import unsupported_answer
 from workers.backends.python_modules import forget
+from workers.backends.python_short_form import arrays_of
 from workers.backends.tensor_instance import TensorInstance
 from workers.repository.placement import Placement
 
@@ -57,7 +56,7 @@ class ShortFormInstance(TensorInstance):
             if text := unsupported_answer(answer, self._model.predict):
                 raise ModelFailed(text)
             raise ModelFailed(f"predict of '{self._name}' must return a dict of arrays, not {type(answer).__name__}")
-        return {name: np.asarray(value) for name, value in answer.items()}
+        return arrays_of(answer, outputs, self._name)
 
     def close(self) -> None:
         """Call the model's `close` if it has one, and free it."""

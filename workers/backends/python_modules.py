@@ -9,7 +9,9 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import itertools
+import os
 import re
+import shlex
 import sys
 import threading
 from collections.abc import Iterator, Sequence
@@ -23,6 +25,10 @@ from workers.backends.tracebacks import LoadError, sentence_of, trace_of
 from workers.repository.version import ModelVersion
 
 _IMPORT_LOCK: Final = threading.Lock()
+_PACKAGES: Final = {
+    "cv2": "opencv-python-headless", "PIL": "pillow", "skimage": "scikit-image", "sklearn": "scikit-learn", "yaml": "pyyaml",
+}  # fmt: skip
+"""Of modules that are often used and that packages of other names bring."""
 _PREFIX: Final = "penstock_model_"
 _NUMBERS: Final = itertools.count(1)
 
@@ -116,6 +122,21 @@ def naming_model_errors(version: ModelVersion, what: str) -> Iterator[None]:
         ) from exc
     except BaseException as exc:
         raise LoadError(
-            f"{what} of model '{version.model}' version {version.version} failed: {sentence_of(exc)}",
+            f"{what} of model '{version.model}' version {version.version} failed: {sentence_of(exc)}{_cure(exc)}",
             trace_of(exc),
         ) from exc
+
+
+def _cure(error: BaseException) -> str:
+    """What to do about the two that models often raise when they are moved to a server; "" for others."""
+    if isinstance(error, ModuleNotFoundError) and error.name:
+        module = error.name.partition(".")[0]
+        package = _PACKAGES.get(module, module)
+        return (
+            f"; install it where the server runs, often with: {shlex.quote(sys.executable)} -m pip install {package}, or put "
+            f"{module}.py beside the model"
+        )
+    file = error.filename if isinstance(error, FileNotFoundError) else None
+    if isinstance(file, str | bytes) and file and not Path(os.fsdecode(file)).is_absolute():
+        return "; a relative path begins at the server's folder: Path(__file__).parent is the model's"
+    return ""

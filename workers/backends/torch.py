@@ -29,7 +29,13 @@ from workers.repository.version import ModelVersion
 
 
 class TorchBackend:
-    """Loads `model.pt2`, `model.pt`, `model.pth` or `model.jit`."""
+    """Loads `model.pt2`, `model.pt`, `model.pth` or `model.jit`.
+
+    Attributes:
+        dedicated: this process runs nothing but one model, which may write to its inputs: they are there for one run.
+    """
+
+    dedicated = False
 
     def inspect(self, version: ModelVersion) -> BackendMetadata | None:
         """What the file states, and runs of zeros where it leaves something out: see `torch_inspection`."""
@@ -65,20 +71,29 @@ class TorchBackend:
             )
         torch.set_num_threads(int(threads))
         program = program or torch_inspection.load_program(version, device_id)
-        return TorchInstance(version.config, program, "cpu" if device_id is None else f"cuda:{device_id}")
+        device = "cpu" if device_id is None else f"cuda:{device_id}"
+        return TorchInstance(version.config, program, device, dedicated=self.dedicated)
 
 
 class TorchInstance(TensorInstance):
     """One program on one device."""
 
-    def __init__(self, config: ModelConfig, program: Program, device: str) -> None:
+    def __init__(self, config: ModelConfig, program: Program, device: str, *, dedicated: bool = False) -> None:
         super().__init__(config)
+        self._dedicated = dedicated
         self._program: Program | None = program
         self._device = device
         self._parameters = bind(config, program.parameters, program.required)
         self._bfloat16 = frozenset(spec.name for spec in config.inputs if spec.datatype == "BF16")
         self._outputs = [spec.name for spec in config.outputs]
+        self._state = program.state()
         self._inference = config.parameters.get("INFERENCE_MODE", "true").lower() != "false"
+
+    def with_config(self, config: ModelConfig) -> TorchInstance | None:
+        """See `opening`: None for a program that keeps something of its runs, or may do so."""
+        assert self._program is not None
+        unchanged = self._state is not None and self._program.state() == self._state
+        return TorchInstance(config, self._program, self._device) if unchanged else None
 
     def compute(self, inputs: dict[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         """Copy in, one forward, copy out."""
@@ -104,9 +119,9 @@ class TorchInstance(TensorInstance):
     def _tensor(self, torch: Any, name: str, array: Array) -> Any:
         if array.dtype == object:
             raise ModelFailed(f"input '{name}': a PyTorch model takes no BYTES")
-        if not array.flags.writeable:  # torch has no read-only tensors; a forward must not write into the record
+        if not (self._dedicated and array.flags.writeable):  # a forward must not write into the record
             array = array.copy()
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        tensor = torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))  # a scalar would become one element
         if name in self._bfloat16:
             tensor = tensor.view(torch.bfloat16)
         return tensor.to(self._device, non_blocking=True)

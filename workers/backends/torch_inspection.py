@@ -121,9 +121,15 @@ def _scripted(version: ModelVersion) -> Inspected:
     assert isinstance(program, ScriptProgram)
     if program.others:
         name, kind = next(iter(program.others.items()))
+        cure = f"makes '{name}' of them" if "Tensor" in kind else f"calls this one with a fixed '{name}'"
         raise ConfigError(
             f"forward of '{version.path}' takes '{name}' of type {kind}, and requests carry only tensors; export a wrapper whose "
-            f"forward takes tensors and calls this one with a fixed '{name}'"
+            f"forward takes tensors and {cure}"
+        )
+    if not program.parameters:
+        raise ConfigError(
+            f"forward of '{version.path}' takes no inputs, so there is nothing that a request could ask it: export it again with "
+            "what varies as a tensor"
         )
     before = program.state()
     metadata = _script_metadata(version, program)

@@ -1,17 +1,20 @@
 """Runs a PyTorch program with zeros to learn its outputs' names, datatypes and shapes, and whether it batches.
 
 The rule: a model that may batch gets 2 rows of zeros, then 3 (as far as its file allows), and a size that may vary gets two values
-(the first pair of `_SIZES` that the model accepts). A size of an output that differs between the two runs is any size. The model
-batches if the first size of every output was the number of rows. Otherwise it is run with exactly the stated shapes.
+(the first pair of `_SIZES` that the model accepts, without those that make inputs of more than `MAX_ELEMENTS`). A size of an
+output that differs between the two runs is any size. The model batches if the first size of every output was the number of rows.
+Otherwise it is run with exactly the stated shapes.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Final
 
 from protocol.errors import ConfigError
+from protocol.example_shapes import MAX_ELEMENTS
 from protocol.model_config import TensorSpec
 from workers.repository.completion import BackendMetadata
 from workers.repository.torch_files import pytrees
@@ -93,8 +96,11 @@ def _row_pair(limit: int) -> tuple[int, int]:
 def _outputs(run: Run, inputs: Sequence[ProgramTensor], rows: tuple[int, int] | None) -> tuple[ProgramTensor, ...]:
     """The outputs, with whole shapes; a first size that follows the rows has the symbol "rows"."""
     problem: BaseException | None = None
+    free = any(size.value == ANY for tensor in inputs for size in tensor.sizes[0 if rows is None else 1 :])
     for pair in _SIZES:
         first, second = (_shapes(inputs, size, None if rows is None else rows[turn]) for turn, size in enumerate(pair))
+        if free and pair != _SIZES[-1] and sum(map(math.prod, second)) > MAX_ELEMENTS:
+            continue  # memory must not run out for a size that nobody asked for
         try:
             one = _run(run, inputs, first)
             two = one if second == first else _run(run, inputs, second)
@@ -102,7 +108,7 @@ def _outputs(run: Run, inputs: Sequence[ProgramTensor], rows: tuple[int, int] | 
             raise
         except Exception as error:  # whatever a model raises
             problem = problem or error
-            if not any(size.value == ANY for tensor in inputs for size in tensor.sizes[0 if rows is None else 1 :]):
+            if not free:
                 break
             continue
         if list(one) != list(two):

@@ -46,13 +46,18 @@ class Program(Protocol):
             tensors: by parameter, on the program's device.
         """
 
+    def state(self) -> tuple[int, ...] | None:
+        """Equal before and after runs that leave the program as it was; None if that cannot be seen."""
+
 
 class ScriptProgram:
     """A TorchScript module."""
 
     def __init__(self, module: Any) -> None:
         self._module = module
-        arguments = [argument for argument in module.forward.schema.arguments if argument.name != "self"]
+        arguments = list(module.forward.schema.arguments)
+        if arguments and arguments[0].type.kind() == "ClassType":  # the module, whatever its author calls `self`
+            arguments = arguments[1:]
         tensors = [argument for argument in arguments if str(argument.type) in ("Tensor", "Optional[Tensor]")]
         needed = [argument.name for argument in arguments if not argument.has_default_value()]
         self.parameters = tuple(argument.name for argument in tensors)
@@ -66,7 +71,7 @@ class ScriptProgram:
         return self._module(**tensors)
 
     def state(self) -> tuple[int, ...] | None:
-        """How often each of the module's tensors was written to: equal before and after a run that leaves the module as it was.
+        """See `Program`: how often each of the module's tensors was written to.
 
         None if a run may leave something that cannot be counted: it sets attributes, or uses lists or dicts of the module.
         """
@@ -76,7 +81,7 @@ class ScriptProgram:
         read = graph.findAllNodes("prim::GetAttr", True)
         if graph.findAllNodes("prim::SetAttr", True) or any(node.output().type().kind() in _MUTABLE for node in read):
             return None
-        names = dict.fromkeys(node.s("name") for node in read)
+        names = dict.fromkeys(node.s("name") for node in read if node.output().type().kind() == "TensorType")
         held = [each._c.getattr(name) for each in self._module.modules() for name in names if each._c.hasattr(name)]
         return tuple(value._version for value in held if isinstance(value, torch.Tensor))
 
@@ -104,6 +109,10 @@ class ExportedProgram:
         arguments, keywords = self._unflatten(leaves, self._spec)
         return self._module(*arguments, **keywords)
 
+    def state(self) -> tuple[int, ...] | None:
+        """See `Program`: how often each of its tensors was written to."""
+        return tuple(value._version for value in (*self._module.parameters(), *self._module.buffers()))
+
 
 class CompiledProgram:
     """An AOTInductor package: native code for one kind of processor."""
@@ -122,6 +131,9 @@ class CompiledProgram:
     def __call__(self, tensors: Mapping[str, Any]) -> Any:
         """See `Program`; outputs by name."""
         return dict(zip(self._outputs, self._run([tensors[name] for name in self.parameters]), strict=True))
+
+    def state(self) -> None:
+        """See `Program`: native code may keep what it likes."""
 
 
 def load_script(path: Path, device: str) -> ScriptProgram:

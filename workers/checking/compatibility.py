@@ -15,7 +15,7 @@ from typing import Any, Final
 from protocol.errors import ConfigError, FleetError
 from protocol.model_config import ModelConfig, QueuePolicy, Warmup, WarmupInput, pbtxt
 from protocol.model_config.fields import Support, settings
-from workers.backends import pb_utils
+from workers.backends import no_backend, pb_utils
 from workers.backends.python_forms import foreign_form
 from workers.checking.pb_usage import unsupported_uses
 from workers.repository import model_file_check
@@ -171,7 +171,7 @@ def probed(config: ModelConfig) -> ModelConfig:
 def _problems(version: ModelVersion, backends: Collection[str]) -> Iterator[str]:
     config = version.config
     if config.backend not in backends:
-        yield f"there is no backend '{config.backend}'; there are: {', '.join(sorted(backends))}"
+        yield no_backend(config.backend, backends)
     if config.backend in FILE_BACKEND.values() and not version.path.exists():
         yield f"there is no file '{version.path.relative_to(version.folder)}'"
     if (problem := model_file_check.load_problem(version.path, config.backend)) or (problem := _foreign_form(version)):

@@ -25,6 +25,10 @@ LONGEST: Final = 300
 LIMIT: Final = 60.0
 """Seconds that a check may take in a process of its own, as any batch may, unless the model states `max_execution_ms`."""
 
+_UNSTEADY: Final = (
+    "its answers to the same row differ from run to run; if that is not meant, it was exported in training mode: call model.eval() "
+    "and export it again"
+)
 _Answer = tuple[Tensor, ...]
 
 
@@ -85,7 +89,7 @@ def _judge(instance: Instance, rows: Sequence[InferRequest], slow: float) -> Ver
         return Verdict(error.message)
     found = _together(instance, rows, alone)
     if found and influence([first], [_alone(instance, rows[0])]):
-        return Verdict(unjudged="its answers to the same row differ from run to run")
+        return Verdict(unjudged=_UNSTEADY, unsteady=True)
     return Verdict(found)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import concurrent.futures
+import functools
 import queue
 import threading
 import time
@@ -18,10 +19,12 @@ from protocol.deadline import too_late
 from protocol.errors import ModelFailed
 from protocol.messages import InferRequest
 from workers.backends.base import Instance
+from workers.backends.opening import reconfigured
 from workers.backends.tracebacks import text_of
 from workers.crash_journal import JournalSlot
 from workers.instances.job import Completed, Executor, Job
 from workers.instances.readiness import Readiness, ReadyWatch
+from workers.repository.version import ModelVersion
 
 T = TypeVar("T")
 
@@ -79,6 +82,11 @@ async def call_on(put: Callable[[Callable[[], None]], None], function: Callable[
     return await asyncio.wrap_future(future)
 
 
+async def call_apart(name: str, function: Callable[[], T]) -> T:
+    """The function's result or exception, from a thread of its own for which no end of the process waits."""
+    return await call_on(lambda work: threading.Thread(target=work, name=name, daemon=True).start(), function)
+
+
 class ThreadExecutor:
     """An `Executor` with one thread, which also loads the model: some frameworks tie a device or an event loop to the thread."""
 
@@ -107,6 +115,15 @@ class ThreadExecutor:
         self.loop_safe = bool(getattr(self._instance, "loop_safe", getattr(self._instance, "anywhere", False)))
         self._keep = getattr(self._instance, "keep", _unchanged)
         return self._instance
+
+    async def reconfigure(self, version: ModelVersion) -> bool:
+        """Go on with the version, of the same file with another configuration; False if the model must be loaded anew for it."""
+        if self._instance is None:
+            return True
+        renewed = await self.call(functools.partial(reconfigured, self._instance, version.config))
+        if renewed is not None:
+            self._instance, self._keep = renewed, getattr(renewed, "keep", _unchanged)
+        return renewed is not None
 
     async def watch(self, model: str) -> None:
         """Ask the instance from now on whether it is ready, if it has an answer; call it once the instance is warm."""

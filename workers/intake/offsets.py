@@ -137,11 +137,6 @@ class OffsetTracker(Generic[P]):
         table.open[first] = None
         return first, table.token
 
-    def duplicate(self, partition: P, offset: int) -> bool:
-        """Whether the record is in flight or done under this assignment."""
-        table = self._tables.get(partition)
-        return table is not None and offset < table.end
-
     def commits(self) -> dict[P, int]:
         """The next offset to read per owned partition, if it is above the committed one."""
         positions: dict[P, int] = {}

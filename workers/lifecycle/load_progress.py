@@ -15,7 +15,11 @@ log = structlog.get_logger(__name__)
 
 @contextlib.asynccontextmanager
 async def reporting(
-    model: str, version: str, clock: Callable[[], float], sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    model: str,
+    version: str,
+    clock: Callable[[], float],
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    step: Callable[[], str] = lambda: "",
 ) -> AsyncIterator[None]:
     """Log lines while the block runs.
 
@@ -23,6 +27,7 @@ async def reporting(
         model, version: what is loaded.
         clock: seconds.
         sleep: waits for so many of them.
+        step: what is being done now; "" for reading and loading.
     """
     began = clock()
 
@@ -31,7 +36,10 @@ async def reporting(
         while True:
             due = next_report(max(due, elapsed := clock() - began))  # a sleep may end a moment early
             await sleep(due - elapsed)
-            log.info(f"still loading {model} ({due:.0f} s)", model=model, version=version)
+            doing = step()
+            log.info(
+                f"still loading {model} ({due:.0f} s)" + (f": {doing}" if doing else ""), model=model, version=version
+            )
 
     task = asyncio.get_running_loop().create_task(report(), name=f"still loading {model}")
     try:

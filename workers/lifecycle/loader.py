@@ -6,21 +6,18 @@ import asyncio
 import contextlib
 import dataclasses
 import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
 import structlog
 
 from protocol.errors import FleetError
-from protocol.example_shapes import Shapes
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Backend
 from workers.backends.opening import load_version, open_version
 from workers.backends.tracebacks import LoadError, sentence_of, trace_of, whole_trace_of
-from workers.instances.batching_check import LIMIT, CheckFailed, RowsInfluence, try_batching
-from workers.instances.executor import ThreadExecutor
-from workers.instances.job import InstanceDied
+from workers.instances.batching_check import CheckFailed, RowsInfluence, try_batching
+from workers.instances.executor import ThreadExecutor, call_apart
 from workers.instances.limited import LimitedChild, LimitedThread, Place, RateLimit
 from workers.instances.loaded import LoadedModel
 from workers.instances.process import commands
@@ -28,29 +25,18 @@ from workers.instances.process.child import Child
 from workers.instances.process.executor import ChildExecutor, is_isolated
 from workers.instances.process.pool import ChildPool
 from workers.instances.warmup import samples, warm_up
+from workers.lifecycle.row_checks import RowChecks, in_child, warn_of_failed_check
 from workers.repository import model_file_check
 from workers.repository.agents import run_agents
-from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, as_stated, complete, stated_limit
+from workers.repository.completion import SILENT_BACKENDS, BackendMetadata, as_stated, complete
 from workers.repository.labels import read_labels
 from workers.repository.placement import Placement, expected_place, place
-from workers.repository.row_influence import Verdict, batching_is_guessed, unbatched
+from workers.repository.row_influence import batching_is_guessed, unbatched
 from workers.repository.version import ModelVersion
 from workers.system import cpu_yield
 
 CANCELLED: Final = 0.5
 """Seconds that a cancelled load has to close what it has loaded; a thread that loads a model cannot be interrupted."""
-
-_UNBATCHED: Final = (
-    "served without batching, because its rows influence each other; to batch all the same, state max_batch_size in a "
-    "config.pbtxt, or start with --no-check-batching"
-)
-_UNCHECKED: Final = (
-    "made-up rows, run to see whether rows may share a batch, ended its process or took too long; it is loaded again and batched "
-    "without that check; to load it once, state max_batch_size in a config.pbtxt, or start with --no-check-batching"
-)
-_UNJUDGED: Final = (
-    "batched, since its first dimensions may have any size; whether its rows are independent was not seen"
-)
 
 log = structlog.get_logger(__name__)
 
@@ -100,6 +86,11 @@ class Loader:
         self._clock = clock
         self._backends: dict[str, Backend] = {}
         self._children = ChildPool()
+        self._row_checks = RowChecks()
+
+    def step(self, version: ModelVersion) -> str:
+        """What a load does now, if that is worth a word."""
+        return self._row_checks.step(version)
 
     async def load(self, version: ModelVersion) -> LoadedModel:
         """Complete the configuration, place, load and warm up every instance.
@@ -128,10 +119,9 @@ class Loader:
         try:
             loaded = await loads(version, check=self.check_batching)
         except CheckFailed as failed:
-            log.warning(_UNCHECKED, model=version.model, version=version.version, reason=str(failed))
+            warn_of_failed_check(version, failed)
             loaded = await loads(version, check=False)
         except RowsInfluence as found:
-            log.warning(_UNBATCHED, model=version.model, version=version.version, reason=str(found))
             loaded = await loads(dataclasses.replace(version, config=unbatched(version.config)), check=False)
             loaded.shapes = found.verdict.shapes
         loaded.seconds, loaded.labels = self._clock() - started, labels
@@ -143,8 +133,10 @@ class Loader:
         metadata, opened = None, None
         if self._default_max_batch_size is not None:
             expected = expected_place(version.config, gpus, cores=self._cores)
-            metadata, opened = await asyncio.to_thread(cpu_yield.call, open_version, backend, version, expected)
+            opening = functools.partial(cpu_yield.call, open_version, backend, version, expected)
+            metadata, opened = await call_apart(f"open {version.model}", opening)
         guessed = check and batching_is_guessed(version.config, metadata)
+        alone = functools.partial(self._without_batching, version, metadata, gpus)
         version, placements = self._complete(version, metadata, gpus)
         warmups = await asyncio.to_thread(cpu_yield.call, samples, version.config, str(version.version), version.folder)
         executors = [
@@ -156,13 +148,13 @@ class Loader:
         loaded = LoadedModel(version, executors, 0.0)
         try:
             for executor, placement in zip(executors, placements, strict=True):
-                load = functools.partial(cpu_yield.call, load_version, backend, version, placement, opened)
+                load = functools.partial(cpu_yield.call, load_version, backend, loaded.version, placement, opened)
                 opened = None
                 instance = await executor.load(load)
                 del load  # it holds what was opened
                 if guessed and version.config.batching and executor is executors[0]:
                     trial = functools.partial(cpu_yield.call, try_batching, instance, version.config)
-                    loaded.shapes = self._heed(await executor.call(trial), version)
+                    await self._row_checks.run(loaded, executors, executor.call(trial), alone)
                 if warmups:
                     await executor.call(functools.partial(cpu_yield.call, warm_up, instance, version.config, warmups))
                 await executor.watch(version.model)
@@ -187,6 +179,7 @@ class Loader:
             inspected = functools.partial(commands.inspect, metadata=self._default_max_batch_size is not None)
             metadata, gpus = await asyncio.to_thread(inspected, child, version, self._gpus, share)
             guessed = check and batching_is_guessed(version.config, metadata)
+            alone = functools.partial(self._without_batching, version, metadata, gpus)
             version, placements = self._complete(version, metadata, gpus)
             executors = [
                 ChildExecutor(self._clock, self._children, version, placement)
@@ -199,7 +192,7 @@ class Loader:
                 first, child = child, None
                 await executor.load(first)
                 if guessed and version.config.batching and executor is executors[0]:
-                    loaded.shapes = self._heed(await _checked(executor, version), version)
+                    await self._row_checks.run(loaded, executors, in_child(executor, version), alone)
         except BaseException as exc:
             if child is not None:
                 child.kill()
@@ -209,18 +202,6 @@ class Loader:
         finally:
             await asyncio.to_thread(self._children.release, name)
         return loaded
-
-    def _heed(self, verdict: Verdict, version: ModelVersion) -> Shapes | None:
-        """Go on to load a model whose rows are independent, or of which nothing is known; returns the inputs that it took.
-
-        Raises:
-            RowsInfluence: they are not.
-        """
-        if verdict.influence:
-            raise RowsInfluence(verdict)
-        if verdict.unjudged:
-            log.info(_UNJUDGED, model=version.model, version=version.version, reason=verdict.unjudged)
-        return verdict.shapes
 
     def _places(self, version: ModelVersion, placements: Sequence[Placement]) -> Sequence[Place | None]:
         """Where each instance waits for its resources; None for one that takes none."""
@@ -243,28 +224,17 @@ class Loader:
             config = as_stated(version.config)
         return dataclasses.replace(version, config=config), place(config, gpus, self._cores)
 
+    def _without_batching(
+        self, version: ModelVersion, metadata: BackendMetadata | None, gpus: Sequence[int]
+    ) -> ModelVersion:
+        """The version, as stated, completed as one that does not batch."""
+        return self._complete(dataclasses.replace(version, config=unbatched(version.config)), metadata, gpus)[0]
+
     async def _backend(self, name: str) -> Backend:
         backend = self._backends.get(name)
         if backend is None:  # importing a framework takes seconds
             backend = self._backends[name] = await asyncio.to_thread(cpu_yield.call, load_backend, name)
         return backend
-
-
-async def _checked(executor: ChildExecutor, version: ModelVersion) -> Verdict:
-    """Whether the rows of the instance may share a batch.
-
-    Raises:
-        CheckFailed: its process is gone: it ended, or was killed because it took too long.
-    """
-    limit = stated_limit(version.config.parameters, version.model) or LIMIT
-    try:
-        async with asyncio.timeout(None if limit == math.inf else limit):
-            return await executor.try_batching()
-    except InstanceDied as died:
-        raise CheckFailed(str(died)) from died
-    except TimeoutError:
-        executor.kill()
-        raise CheckFailed(f"it took longer than {limit:g} s") from None
 
 
 def _check_before_import(version: ModelVersion) -> Mapping[str, tuple[str, ...]]:

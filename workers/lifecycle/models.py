@@ -213,7 +213,7 @@ class Models:
             )
         log.info("loading", model=key[0], version=key[1])
         try:
-            async with reporting(*key, self._context.clock):
+            async with reporting(*key, self._context.clock, step=lambda: self._loader.step(version)):
                 return await self._loader.load(version)
         except FleetError as exc:
             return await self._failed(key, slot, exc.message, traced(exc))

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shlex
 from collections.abc import Collection, Mapping, Sequence
 from typing import Final
 
 from protocol.errors import ConfigError, quoted
 from protocol.model_config import DynamicBatching, InstanceGroup, ModelConfig, TensorSpec
+from protocol.v2 import MAX_TENSORS
 
 DEFAULT_MAX_BATCH_SIZE: Final = 32
 """For a model that can batch and states no size. Triton's 4 dates from when batching was opt-in. Above 32 rows most
@@ -37,6 +39,7 @@ BACKEND_PLATFORM: Final[dict[str, str]] = {
 FILE_BACKEND: Final[dict[str, str]] = {
     "model.plan": "tensorrt",
     "model.onnx": "onnxruntime",
+    "model.ort": "onnxruntime",
     "model.pt": "pytorch",
     "model.pt2": "pytorch",
     "model.pth": "pytorch",
@@ -239,9 +242,10 @@ def _as_stated(kind: str, spec: TensorSpec, metadata: BackendMetadata, rows: int
     """The model's own tensor as a configuration states it: a scalar as one element; with the batch dimension if there is no
     batching."""
     if spec.name in metadata.unshaped:
+        flag = f", or on the command line: --input {shlex.quote(f'{spec.name}:{spec.datatype}:DIMS')}"
         raise ConfigError(
             f"the file of model '{model}' does not state how many dimensions its {kind} '{spec.name}' has: state its {kind}s in "
-            "config.pbtxt"
+            f"config.pbtxt{flag if kind == 'input' else ''}"
         )
     dims = (-1, *spec.dims) if metadata.batchable and not rows else spec.dims
     return dataclasses.replace(spec, dims=dims) if dims else dataclasses.replace(spec, dims=(1,), reshape=())
@@ -269,6 +273,7 @@ def _batching(batching: DynamicBatching | None, rows: int) -> DynamicBatching | 
 
 
 def _check_against_model(config: ModelConfig, metadata: BackendMetadata) -> None:
+    _check_number_of_inputs(config)
     _check_tensors("input", config, metadata)
     _check_tensors("output", config, metadata)
     made = {name: each.datatype for each in config.batch_inputs for name in each.targets}
@@ -282,6 +287,20 @@ def _check_against_model(config: ModelConfig, metadata: BackendMetadata) -> None
         raise ConfigError(
             f"unable to load model '{config.name}', configuration expects {len(config.inputs)} inputs, model provides "
             f"{len(metadata.inputs)}: '{missing[0]}' is not in the configuration"
+        )
+
+
+def _check_number_of_inputs(config: ModelConfig) -> None:
+    from_a_file = config.backend in FILE_BACKEND.values() and config.backend != "python"
+    if from_a_file and not config.inputs and not config.batch_inputs:
+        raise ConfigError(
+            f"model '{config.name}' takes no inputs, so there is nothing that a request could ask it: export it again with what "
+            "varies as an input"
+        )
+    if len(config.inputs) > MAX_TENSORS:
+        raise ConfigError(
+            f"model '{config.name}' takes {len(config.inputs)} inputs, and a request holds at most {MAX_TENSORS} tensors: export "
+            "it again with one input for the columns of each datatype"
         )
 
 

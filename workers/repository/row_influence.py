@@ -45,11 +45,13 @@ class Verdict:
         influence: how a row influences another.
         unjudged: why nothing could be seen.
         shapes: inputs that the model took, by name, with their rows in front; None if it took none.
+        unsteady: nothing could be seen because the same row was answered differently when it ran again.
     """
 
     influence: str = ""
     unjudged: str = ""
     shapes: Shapes | None = None
+    unsteady: bool = False
 
 
 def batching_is_guessed(config: ModelConfig, metadata: BackendMetadata | None) -> bool:
@@ -89,11 +91,19 @@ def made_up_rows(config: ModelConfig) -> Iterator[tuple[InferRequest, ...]]:
 def _requests(model: str, specs: Sequence[TensorSpec], shapes: Sequence[tuple[int, ...]]) -> tuple[InferRequest, ...]:
     generator = np.random.default_rng(_SEED)
     tensors = [
-        [from_array(spec.name, _values(spec.datatype, shape, row, generator), spec.datatype)
-        for spec, shape in zip(specs, shapes, strict=True)]
+        [
+            _tensor(spec, _values(spec.datatype, shape, row, generator))
+            for spec, shape in zip(specs, shapes, strict=True)
+        ]
         for row in range(ROWS)
-    ]  # fmt: skip
+    ]
     return tuple(InferRequest(f"batching-{row}", model, "", tuple(inputs)) for row, inputs in enumerate(tensors))
+
+
+def _tensor(spec: TensorSpec, values: Array) -> Tensor:
+    """Read-only: a model that writes to its inputs must not change a row that runs again."""
+    values.flags.writeable = False
+    return from_array(spec.name, values, spec.datatype)
 
 
 def _values(datatype: str, shape: tuple[int, ...], row: int, generator: np.random.Generator) -> Array:

@@ -15,6 +15,7 @@ import contextlib
 import dataclasses
 import os
 import re
+import shlex
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Final
@@ -38,6 +39,8 @@ from workers.repository.stated_inputs import input_text
 from workers.repository.version import ModelFolder, ModelVersion
 
 _VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
+_BACKENDS: Final = frozenset({"onnxruntime", "pytorch", "python"})
+"""Backends whose suffixes are worth naming: those that are ours."""
 _NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycache__"})
 
 
@@ -218,7 +221,9 @@ def scan_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
     if backend is None:
         raise ConfigError(_no_model(path))
     if not path.is_file():
-        raise ConfigError(f"there is no file '{path}'")
+        raise ConfigError(
+            f"'{path}' is not a file, but a pipe or a device" if path.exists() else f"there is no file '{path}'"
+        )
     config = ModelConfig(
         name=file.name, backend=backend, batch_size_stated=False, default_model_filename=path.name, inputs=file.inputs
     )
@@ -235,5 +240,14 @@ def _no_model(path: Path) -> str:
     """Why a file without a known suffix is not served: what it is and what to do with it, if that is known."""
     with contextlib.suppress(OSError):
         if path.is_file() and (found := recognised(path)).kind is not FileKind.UNKNOWN:  # opening a pipe would block
-            return f"'{path}' is not a model file but {found}; {sniffing.advice(found.kind)}{export_lines(found, path)}"
-    return f"'{path}' is not a model file; known suffixes are: {', '.join(SUFFIX_BACKEND)}"
+            if found.kind is FileKind.EMPTY:
+                return f"'{path}' is empty; {sniffing.advice(found.kind)}"
+            if suffix := sniffing.suffix(found.kind):
+                renamed = path.with_name(
+                    path.stem if path.stem.endswith(suffix) else f"{path.stem.lstrip('.')}{suffix}"
+                )
+                move = f"mv {shlex.quote(str(path))} {shlex.quote(str(renamed))}"
+                return f"'{path}' is {found}, and a file's suffix says how to load it; rename it: {move}"
+            return f"'{path}' cannot be served: it is {found}; {sniffing.advice(found.kind)}{export_lines(found, path)}"
+    served = [suffix for suffix, backend in SUFFIX_BACKEND.items() if backend in _BACKENDS]
+    return f"'{path}' is not a model file; known suffixes are: {', '.join(served)}"

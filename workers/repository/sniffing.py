@@ -9,6 +9,7 @@ import codecs
 import dataclasses
 import enum
 import json
+import re
 from collections.abc import Collection
 from typing import Final
 
@@ -27,6 +28,9 @@ class FileKind(enum.Enum):
     LFS_POINTER = "a Git LFS pointer: the few lines that stand in for the file until Git LFS fetches it"
     HTML = "a web page (HTML), as a download returns that needs a login or another address"
     XML = "XML text, as object stores return for an error instead of a file"
+    PMML = "a PMML model"
+    OPENVINO = "an OpenVINO model"
+    NOTEBOOK = "a Jupyter notebook"
     TEXT = "text"
     UTF16 = "text in UTF-16"
     TORCHSCRIPT = "TorchScript"
@@ -39,11 +43,15 @@ class FileKind(enum.Enum):
     TORCH_SAVE = "the output of torch.save: weights or other data without the model, or a pickled model"
     JOBLIB = "a joblib or scikit-learn pickle"
     PICKLE = "a Python pickle"
+    XGBOOST = "an XGBoost model"
+    LIGHTGBM = "a LightGBM model"
+    CATBOOST = "a CatBoost model"
     SAFETENSORS = "safetensors: weights without the model"
     GGUF = "a GGUF language model"
     HDF5 = "HDF5, as Keras' .h5 is"
     KERAS = "a Keras archive (.keras)"
     SAVED_MODEL = "a TensorFlow SavedModel"
+    CORE_ML = "a Core ML model, which only Apple's systems run"
     TFLITE = "a TensorFlow Lite model"
     NUMPY = "NumPy arrays (.npy or .npz)"
     TENSORRT = "a TensorRT engine"
@@ -60,6 +68,9 @@ _PREFIXES: Final[tuple[tuple[bytes, FileKind], ...]] = (
     (b"\x89HDF\r\n\x1a\n", FileKind.HDF5),
     (b"\x93NUMPY", FileKind.NUMPY),
     (b"ftrt", FileKind.TENSORRT),
+    (b"CBM1", FileKind.CATBOOST),
+    (b"{L\x00\x00\x00\x00\x00\x00", FileKind.XGBOOST),  # UBJSON
+    (b"binf", FileKind.XGBOOST),  # before version 1.0
     (b"\x1f\x8b", FileKind.ARCHIVE),  # gzip
     (b"\x28\xb5\x2f\xfd", FileKind.ARCHIVE),  # zstd
     (b"\xfd7zXZ\x00", FileKind.ARCHIVE),
@@ -73,6 +84,12 @@ _TORCH_MAGIC: Final = b"\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19."
 _TAR: Final = slice(257, 262), b"ustar"
 _ONNX_FIELDS: Final = (b"\x12", b"\x1a", b"\x22", b"\x28", b"\x32", b"\x3a", b"\x42")
 """The tags of what may follow the version in an ONNX model: producer, domain, its version, documentation, graph, operator sets."""
+_XML: Final = ((b"<html", FileKind.HTML), (b"<pmml", FileKind.PMML), (b"<net ", FileKind.OPENVINO))
+_TEXTS: Final = (
+    (re.compile(rb'\{\s*"(learner"\s*:|version"\s*:\s*\[)'), FileKind.XGBOOST),
+    (re.compile(rb"tree\s+version=v\d"), FileKind.LIGHTGBM),
+    (re.compile(rb'\{\s*"(cells|nbformat)"'), FileKind.NOTEBOOK),
+)
 _CONTROLS: Final = bytes({*range(32), 127} - {9, 10, 12, 13, 27})
 
 
@@ -124,9 +141,15 @@ def _deeper(head: bytes) -> FileKind:
     if head.startswith(b"\x08\x01\x12") and b"tensorflow" in head.lower():
         return FileKind.SAVED_MODEL
     if head[0] == 0x08 and head[2:3] in _ONNX_FIELDS and 0 < head[1] < 64:
-        return FileKind.ONNX
+        core_ml = head[2:3] == b"\x12" and _inner(head[3:]).startswith(b"\x0a")  # an ONNX producer is text
+        return FileKind.CORE_ML if core_ml else FileKind.ONNX
     where, mark = _TAR
     return FileKind.ARCHIVE if head[where] == mark else FileKind.UNKNOWN
+
+
+def _inner(field: bytes) -> bytes:
+    """What follows the length of a field of protocol buffers."""
+    return field.lstrip(bytes(range(0x80, 0x100)))[1:]
 
 
 def _text(head: bytes) -> FileKind | None:
@@ -142,9 +165,9 @@ def _text(head: bytes) -> FileKind | None:
         return FileKind.EMPTY
     if bare.startswith((b"<!doctype html", b"<html", b"<head", b"<!-- ", b"<script")):
         return FileKind.HTML
-    if bare.startswith(b"<?xml"):
-        return FileKind.HTML if b"<html" in bare else FileKind.XML
-    return FileKind.TEXT
+    if bare.startswith(b"<?xml") or b"<pmml" in bare:
+        return next((kind for mark, kind in _XML if mark in bare), FileKind.XML)
+    return next((kind for pattern, kind in _TEXTS if pattern.match(bare)), FileKind.TEXT)
 
 
 _ADVICE: Final[dict[FileKind, str]] = {
@@ -153,10 +176,13 @@ _ADVICE: Final[dict[FileKind, str]] = {
     FileKind.HTML: "download it again, and check its first lines",
     FileKind.XML: "download it again, and check its first lines",
     FileKind.TEXT: "copy or export it again",
+    FileKind.PMML: "no backend here runs it; export the model that it was made from to ONNX (skl2onnx for scikit-learn)",
+    FileKind.OPENVINO: "no backend here runs it; serve the ONNX or PyTorch file that it was made from",
+    FileKind.NOTEBOOK: "put the model's code into a model.py: penstock new NAME",
+    FileKind.XGBOOST: "convert it: pip install onnxmltools, then",
+    FileKind.LIGHTGBM: "convert it: pip install onnxmltools, then",
+    FileKind.CATBOOST: "export it: model.save_model('model.onnx', format='onnx')",
     FileKind.UTF16: "save it as UTF-8",
-    FileKind.TORCHSCRIPT: "name it .pt",
-    FileKind.EXPORTED: "name it .pt2",
-    FileKind.COMPILED: "name it .pt2",
     FileKind.STATE_DICT: "give the weights to your model's class, and export that",
     FileKind.CHECKPOINT: "give the weights to your model's class, and export that",
     FileKind.MODULE: "loading it would run code from it; export it where its class can be imported",
@@ -173,11 +199,10 @@ _ADVICE: Final[dict[FileKind, str]] = {
     FileKind.KERAS: "convert it: model.export('model.onnx', format='onnx'), or tf2onnx.convert.from_keras",
     FileKind.SAVED_MODEL: "convert it: pip install tf2onnx, then python -m tf2onnx.convert --saved-model FOLDER "
     "--output model.onnx",
+    FileKind.CORE_ML: "export the model that it was made from to ONNX",
     FileKind.TFLITE: "convert it: pip install tf2onnx, then python -m tf2onnx.convert --tflite FILE --output model.onnx",
     FileKind.NUMPY: "that is data or weights without the model; export the model to ONNX",
     FileKind.TENSORRT: "no backend here runs engines; serve the ONNX file that it was built from",
-    FileKind.ONNX: "name it .onnx",
-    FileKind.ORT: "name it .onnx",
     FileKind.ARCHIVE: "unpack it first",
     FileKind.ZIP: "unpack it first",
     FileKind.BROKEN_ZIP: "copy or export it again",
@@ -195,6 +220,10 @@ _WANTED: Final = {
     ".pt2": "a torch.export program",
     ".py": "Python source",
 }
+_SUFFIXES: Final = {
+    FileKind.ONNX: ".onnx", FileKind.ORT: ".ort", FileKind.TORCHSCRIPT: ".pt", FileKind.EXPORTED: ".pt2", FileKind.COMPILED: ".pt2",
+}  # fmt: skip
+"""Of the kinds that are served."""
 _CLASS: Final = "Net"
 """A name for the model's class in a snippet."""
 _EXPORT: Final = (
@@ -208,6 +237,17 @@ _SNIPPETS: Final[dict[FileKind, str]] = {
     FileKind.CHECKPOINT: _WEIGHTS.replace("{weights}", 'torch.load("{name}")["{about}"]'),
     FileKind.SAFETENSORS: _WEIGHTS.replace("{weights}", 'safetensors.torch.load_file("{name}")'),
     FileKind.MODULE: 'model = torch.load("{name}", weights_only=False).eval()  # runs code from the file: only if you trust it\n',
+}
+
+_TREES: Final = (
+    "import onnx, onnxmltools, {library}; from onnxmltools.convert.common.data_types import FloatTensorType\n"
+    'program = onnxmltools.convert_{library}({library}.Booster(model_file="{{name}}"), '
+    'initial_types=[("X", FloatTensorType([None, 4]))]{more})  # 4: its columns\n'
+    'onnx.save(program, "{{stem}}.onnx")  # then: penstock serve {{stem}}.onnx'
+)
+_CONVERSIONS: Final[dict[FileKind, str]] = {
+    FileKind.XGBOOST: _TREES.format(library="xgboost", more=""),
+    FileKind.LIGHTGBM: _TREES.format(library="lightgbm", more=", zipmap=False"),
 }
 
 
@@ -264,14 +304,19 @@ def snippet(found: Recognised, name: str) -> str:
         found: what the file is.
         name: of the file.
     """
-    template = _SNIPPETS.get(found.kind)
-    if template is None:
+    template = _CONVERSIONS.get(found.kind) or _SNIPPETS.get(found.kind, "") + _EXPORT
+    if template == _EXPORT:
         return ""
     shown, stem = (json.dumps(text, ensure_ascii=False)[1:-1] for text in (name, name.rpartition(".")[0] or name))
     about = json.dumps(found.about, ensure_ascii=False)[1:-1]
-    return (template + _EXPORT).format(cls=_CLASS, name=shown, stem=stem, about=about)
+    return template.format(cls=_CLASS, name=shown, stem=stem, about=about)
 
 
 def advice(kind: FileKind) -> str:
     """What to do with such a file; "" for no advice."""
-    return _ADVICE.get(kind, "")
+    return f"name it {suffix(kind)}" if suffix(kind) else _ADVICE.get(kind, "")
+
+
+def suffix(kind: FileKind) -> str:
+    """The suffix with which a file of this kind is served; "" if none is."""
+    return _SUFFIXES.get(kind, "")

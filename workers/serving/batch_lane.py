@@ -1,6 +1,7 @@
 """The batch lane of one model version: its records' rows run in the room and time that interactive requests leave.
 
-`batching.lanes` decides when and how many; `rows` cuts records and puts their outputs together; this drives both.
+`batching.lanes` decides when and how many; `rows` cuts records and puts their outputs together; `record_answers` stores these; this
+drives all three.
 
 Invariants: everything runs on the event loop, except the work on many strings and large outputs; batches of the lane start one per
 turn of the event loop and instance, so that callers are read in between; a record is answered once, after its last part is back.
@@ -17,8 +18,8 @@ from typing import Final, Protocol, cast
 import structlog
 
 from protocol.dead_letter import DeadLetter
-from protocol.errors import Code, FleetError
-from protocol.messages import Failure, InferReply, InferRequest, Timing
+from protocol.errors import Code
+from protocol.messages import Failure, InferReply, InferRequest
 from protocol.model_config import ModelConfig
 from protocol.model_stats import FailureReason
 from protocol.ports import Terminal
@@ -35,6 +36,7 @@ from workers.instances.inline_policy import INLINE_BELOW
 from workers.instances.job import Entry, Executor, Job
 from workers.serving.held import HeldEntries, Source
 from workers.serving.memory import QueueShare
+from workers.serving.record_answers import RecordAnswers
 from workers.serving.rows import BatchRecord, Slice
 from workers.statistics import ModelStatistics
 
@@ -42,8 +44,6 @@ BATCHES_PER_INSTANCE: Final = 4
 """Full batches of the lane's rows that may be here per instance, or one record if that has more."""
 BESIDE: Final = 256 * 1024
 """Bytes of the lane's inputs that are put beside interactive requests: few enough to stack them on the event loop."""
-LARGE: Final = 1024 * 1024
-"""Bytes of outputs above which another thread puts them together."""
 
 log = structlog.get_logger(__name__)
 
@@ -107,6 +107,9 @@ class BatchLane(HeldEntries):
         self._instances: Instances
         self._turn: Callable[[], None]
         self._background = BackgroundTasks("batch-lane", model=config.name)
+        self._answers = RecordAnswers(
+            self._replies, self._writer, statistics, context.clock, self._refuse, self._background
+        )
 
     def attach(self, instances: Instances, turn: Callable[[], None]) -> None:
         """Run on these instances; `turn` is the runner's, which knows the interactive requests."""
@@ -414,7 +417,7 @@ class BatchLane(HeldEntries):
         elif record.failure is not None:
             self._refuse(record, record.failure)
         else:
-            self._answer(record)
+            self._answers.answer(record)
 
     def _let_go(self, entry: Entry) -> None:
         """The record is another worker's; a repetition of it may be ours."""
@@ -427,38 +430,6 @@ class BatchLane(HeldEntries):
     def _refuse(self, record: BatchRecord, failure: Failure) -> None:
         reasons = {Code.CANCELLED: FailureReason.CANCELED, Code.DEADLINE_EXCEEDED: FailureReason.REJECTED}
         self.refuse(record.entry, failure, reasons.get(failure.code, FailureReason.BACKEND))
-
-    def _answer(self, record: BatchRecord) -> None:
-        if record.output_bytes > LARGE:
-            self._background.spawn(self._answer_large(record))
-        else:
-            self._put(record, *self._made(record))
-
-    async def _answer_large(self, record: BatchRecord) -> None:
-        self._put(record, *await asyncio.get_running_loop().run_in_executor(None, self._made, record))
-
-    def _made(self, record: BatchRecord) -> tuple[Terminal | Failure, Timing]:
-        """The record's answer, or why it has none, and when its parts ran; on any thread."""
-        timing = record.timing()
-        timing.emitted = self._clock()
-        try:
-            return self._replies.of_record(record.entry, record.outputs(), timing), timing
-        except FleetError as exc:
-            return Failure(exc.code, exc.message), timing
-        except Exception as exc:
-            log.error("the outputs of a record cannot be put together", request=record.entry.payload.id, exc_info=exc)
-            return Failure(Code.INTERNAL, "the worker failed to put the outputs of this record together"), timing
-
-    def _put(self, record: BatchRecord, made: Terminal | Failure, timing: Timing) -> None:
-        entry = record.entry
-        if isinstance(made, Failure):
-            self._refuse(record, made)
-            return
-        compute = record.compute_seconds()
-        made.counts = self._statistics.record_succeeded(
-            entry.rows, entry.enqueued, timing.compute_start, compute, timing.emitted
-        )
-        self._writer.put([made], [entry])
 
     # --- the end -----------------------------------------------------------------------------------------------------
 

@@ -3,27 +3,28 @@
 import { byId, make, setHidden, setText } from "./dom.js";
 import { keyOf } from "./history.js";
 import { count, perSecond, text, visible } from "./units.js";
+import { isLive, isSilent, stateOf } from "./words.js";
 
 const MOST = 5;
 const LONGEST = 200;
-const SILENT_MS = 2000; // as `penstock status`
-const WANTED_GONE = "unloaded"; // begins the reason of a version that somebody has unloaded
 
 // Each {model: the version or null, words}. Reasons of other things are told by `penstock status` and `penstock doctor`.
-export function problems(models, figuresOf, waitingOf, workers) {
+export function problems({ models, workers, problem }, figuresOf, waitingOf) {
   const found = [];
+  if (problem) found.push({ model: null, words: `This gateway is not ready: ${first(problem)}. What is shown of workers is old, and calls are refused.` });
   for (const model of models) {
     const say = (words) => found.push({ model, words });
     const waiting = waitingOf(model) ?? 0;
     const failures = figuresOf(model).failures ?? 0;
-    if (model.state === "UNAVAILABLE" && !model.reason.startsWith(WANTED_GONE)) say(`cannot be served: ${first(model.reason)}`);
+    if (stateOf(model) === "UNAVAILABLE") say(`cannot be served: ${first(model.reason)}`);
     else if (model.state === "READY" && model.reason) say(`is not ready: ${first(model.reason)}`);
     if (waiting && !model.workers) say(`has no worker, and ${text(count(waiting))} ${waiting === 1 ? "request waits" : "requests wait"}`);
     if (failures > 0) say(`has failures: ${text(perSecond(failures))}`);
   }
-  if (models.length && !workers.length) found.push({ model: null, words: "No worker is live: requests wait in the log until one comes." });
+  if (problem) return found;
+  if (models.length && !workers.some(isLive)) found.push({ model: null, words: "No worker is live: requests wait in the log until one comes." });
   for (const worker of workers) {
-    if (worker.age_ms > SILENT_MS) found.push({ model: null, words: `Worker ${visible(worker.worker)} is silent: its last heartbeat is old.` });
+    if (isSilent(worker)) found.push({ model: null, words: `Worker ${visible(worker.worker)} is silent; its peers take over its requests.` });
   }
   return found;
 }

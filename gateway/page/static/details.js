@@ -2,8 +2,9 @@
 
 import { bars, line, sizeClasses } from "./charts.js";
 import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
+import { shellWord } from "./snippets.js";
 import { NOTHING, count, duration, perSecond, shape as shapeText, short, text, visible } from "./units.js";
-import { STATES, released } from "./words.js";
+import { released, stateOf, stateWords } from "./words.js";
 
 const MEANS = new Set(["p50: half within", "p99: 99 % within", "In the queue, mean", "Computing, mean", "Rows per batch"]);
 
@@ -11,14 +12,16 @@ export function showDetails(model, figures, lanes, now) {
   if (changed(byId("chosen-title"), [model.name, model.version])) {
     byId("chosen-title").replaceChildren(make("bdi", {}, visible(model.name)), model.version ? `, version ${model.version}` : "");
   }
-  setClass(byId("chosen-state"), `state ${model.state}`);
-  setText(byId("chosen-state"), STATES[model.state] ?? model.state);
+  const state = stateOf(model);
+  setClass(byId("chosen-state"), `state ${state}`);
+  setText(byId("chosen-state"), stateWords(state));
   const batching = model.max_batch_size > 0 ? `batches of up to ${model.max_batch_size} rows` : "does not batch";
   const files = model.digests.length ? `files ${model.digests.join(", ")}` : "";
   setText(byId("chosen-what"), model.inputs.length ? [model.platform, batching, files].filter(Boolean).join(" · ") : "");
-  setHidden(byId("chosen-reason"), !model.reason);
-  setText(byId("chosen-reason"), visible(model.reason));
-  setClass(byId("chosen-reason"), model.state === "READY" ? "notice" : "notice bad");
+  const reason = state === "OFF" && (model.reason || "unloaded") === "unloaded" ? `To load it: penstock models load ${shellWord(model.name)}` : model.reason;
+  setHidden(byId("chosen-reason"), !reason);
+  setText(byId("chosen-reason"), visible(reason));
+  setClass(byId("chosen-reason"), state === "UNAVAILABLE" ? "notice bad" : "notice");
   setHidden(byId("columns"), !model.inputs.length && !model.counts.success); // its state and the reason are all there is
   showSignature(model);
   showTraffic(model, figures, lanes, now);

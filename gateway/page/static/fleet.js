@@ -4,7 +4,7 @@ import { byId, make, setClass, setHidden, setMeasure, setText } from "./dom.js";
 import { keyOf } from "./history.js";
 import { quantile, together } from "./quantiles.js";
 import { NOTHING, count, duration, perSecond, short, visible } from "./units.js";
-import { STATES } from "./words.js";
+import { isLive, isSilent, stateOf, stateWords } from "./words.js";
 
 const COLUMNS = [["rate"], ["p50", "middle"], ["p99"], ["rows", "wide"], ["waiting", "middle"], ["workers", "wide"]];
 
@@ -61,7 +61,7 @@ export class ModelTable {
     const asked = byId("filter").value.trim().toLowerCase();
     let shown = 0;
     for (const model of this.models) {
-      const matches = `${model.name} version ${model.version} ${model.state}`.toLowerCase().includes(asked);
+      const matches = `${model.name} version ${model.version} ${stateWords(stateOf(model))}`.toLowerCase().includes(asked);
       setHidden(this.rows.get(keyOf(model)).node, !matches);
       shown += matches;
     }
@@ -74,8 +74,8 @@ function fill({ node, button, states, cells }, model, figures, waiting, chosen) 
   if (chosen) button.setAttribute("aria-current", "true");
   else button.removeAttribute("aria-current");
   for (const state of states) {
-    setClass(state, `state ${model.state}`);
-    setText(state, STATES[model.state] ?? model.state);
+    setClass(state, `state ${stateOf(model)}`);
+    setText(state, stateWords(stateOf(model)));
   }
   setMeasure(cells.rate, perSecond(figures.rate));
   const measures = {
@@ -93,8 +93,9 @@ function fill({ node, button, states, cells }, model, figures, waiting, chosen) 
 
 export function showTotals(models, figuresOf, waiting, workers, bounds) {
   const ready = models.filter((model) => model.state === "READY").length;
-  setText(byId("total-models"), `${ready} of ${models.length}`);
-  setClass(byId("total-models"), models.some((model) => model.state === "UNAVAILABLE") ? "bad" : "");
+  const wanted = models.filter((model) => stateOf(model) !== "OFF").length;
+  setText(byId("total-models"), `${ready} of ${wanted}`);
+  setClass(byId("total-models"), models.some((model) => stateOf(model) === "UNAVAILABLE") ? "bad" : "");
   const sum = (name) => {
     const parts = models.map((model) => figuresOf(model)[name]).filter((part) => part !== null);
     return parts.length ? parts.reduce((all, part) => all + part, 0) : models.length ? null : 0;
@@ -104,15 +105,21 @@ export function showTotals(models, figuresOf, waiting, workers, bounds) {
   const recent = models.map(figuresOf).filter((figures) => figures.recent).map((figures) => figures.answers);
   setMeasure(byId("total-p99"), duration(quantile(together(recent), 0.99, bounds)));
   setMeasure(byId("total-waiting"), waiting === null ? NOTHING : count(waiting));
-  setMeasure(byId("total-workers"), count(workers.length));
+  setMeasure(byId("total-workers"), count(workers.filter(isLive).length));
+  setClass(byId("total-workers"), workers.some(isSilent) ? "bad" : "");
 }
 
-export function showWorkers(workers) {
-  setHidden(byId("no-workers"), workers.length > 0);
+function marks(worker) {
+  if (isSilent(worker)) return [make("span", { class: "bad" }, " silent")];
+  return worker.draining ? [make("span", { class: "muted" }, " draining")] : [];
+}
+
+export function showWorkers({ workers, problem }) {
+  setHidden(byId("no-workers"), workers.some(isLive) || Boolean(problem));
   setHidden(byId("workers").parentElement, workers.length === 0);
   const rows = workers.map((worker) => make(
     "tr", {},
-    make("th", { scope: "row" }, make("bdi", {}, visible(worker.worker)), ...(worker.draining ? [make("span", { class: "muted" }, " draining")] : [])),
+    make("th", { scope: "row" }, make("bdi", {}, visible(worker.worker)), ...marks(worker)),
     make("td", {}, make("bdi", {}, visible(worker.host))),
     make("td", { class: "number wide" }, String(worker.pid)),
     make("td", { class: "number wide" }, String(worker.ready_models)),

@@ -7,6 +7,7 @@ import { byId, setClass, setHidden, setText } from "./dom.js";
 import { ModelTable, showTotals, showWorkers } from "./fleet.js";
 import { History, keyOf } from "./history.js";
 import { Trying } from "./trying.js";
+import { NOTHING } from "./units.js";
 
 const EVERY_MS = 2000;
 const PER_POLL = 10; // the pause is at least so many times as long as a poll takes
@@ -16,7 +17,9 @@ const history = new History();
 const table = new ModelTable(choose);
 const trying = new Trying(() => askForKey("The key is missing or wrong."));
 let known = null;
-let lanes = null;
+let lanes = null; // what waits, by version; null if the broker does not say
+let lanesAsked = false;
+let lanesFrom = 0;
 let chosen = fromAddress();
 let timer = 0;
 let failures = 0;
@@ -31,12 +34,12 @@ async function poll() {
   let again = EVERY_MS;
   const began = performance.now();
   try {
+    backlogs(); // without waiting: a broker that is away takes its time
     known = await getJson("v2/fleet/models");
-    lanes = await backlogs();
     failures = 0;
     history.take(known);
     show();
-    again = Math.max(EVERY_MS, PER_POLL * (performance.now() - began)); // thousands of models, or a slow network
+    again = pauseAfter(began);
   } catch (error) {
     again = failed(error);
   } finally {
@@ -45,14 +48,21 @@ async function poll() {
   if (again && !document.hidden) timer = setTimeout(poll, again);
 }
 
-// What waits, by version; null if the broker does not say.
+// The pause until the next call of a kind: longer where thousands of models, or a slow network, make calls long.
+const pauseAfter = (began) => Math.min(LONGEST_PAUSE_MS, Math.max(EVERY_MS, PER_POLL * (performance.now() - began)));
+
 async function backlogs() {
+  const began = performance.now();
+  if (lanesAsked || began < lanesFrom) return;
+  lanesAsked = true;
   try {
-    return (await getJson("v2/fleet/scaling")).models;
-  } catch (error) {
-    if (error instanceof Refused && error.status === 401) throw error;
-    return null;
+    lanes = (await getJson("v2/fleet/scaling", LONGEST_PAUSE_MS)).models;
+  } catch {
+    lanes = null;
   }
+  lanesAsked = false;
+  lanesFrom = performance.now() + pauseAfter(began) - EVERY_MS;
+  if (known && !byId("fleet").hidden) show();
 }
 
 // Says that the server is away, or refuses; returns the pause until the next try, 0 for none.
@@ -70,12 +80,15 @@ function failed(error) {
   return pause;
 }
 
-document.addEventListener("visibilitychange", () => {
+// A tab may be opened in the background.
+function onVisibility() {
   if (document.hidden) {
     clearTimeout(timer);
     connection("", "Paused while this tab is hidden.");
   } else poll();
-});
+}
+
+document.addEventListener("visibilitychange", onVisibility);
 window.addEventListener("online", poll);
 
 function connection(state, words) {
@@ -111,9 +124,10 @@ function show() {
   chosen = nearest(models);
   const waiting = lanes && lanes.reduce((sum, lane) => sum + lane.backlog_requests, 0);
   showTotals(models, figuresOf, waiting, workers, history.bounds);
+  if (known.problem) setText(byId("total-workers"), NOTHING.value); // then nobody looks at heartbeats
   table.show(models, figuresOf, waitingOf, chosen);
-  showProblems(problems(models, figuresOf, waitingOf, workers), (key) => choose(key, true));
-  showWorkers(workers);
+  showProblems(problems(known, figuresOf, waitingOf), (key) => choose(key, true));
+  showWorkers(known);
   showChosen();
   if (fresh) table.reveal(chosen); // the address may name one far below
   if (!byId("version").textContent) showVersion();
@@ -216,4 +230,4 @@ byId("openapi").addEventListener("click", async (event) => {
   window.open(URL.createObjectURL(document_), "_blank", "noopener");
 });
 
-poll();
+onVisibility();

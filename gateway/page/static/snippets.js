@@ -8,7 +8,8 @@ import { literal } from "./units.js";
 const MOST_PRINTED = 4096;
 export const FILE = "request.bin";
 
-const quoted = (text) => `'${text.replaceAll("'", "'\\''")}'`;
+// A text as one word of a shell.
+export const shellWord = (text) => `'${text.replaceAll("'", "'\\''")}'`;
 
 // {curl, python, saved}: `saved` is the body that must be in `FILE` before, or null.
 export function snippets({ url, base, model, version, inputs, outputs, keyed }) {
@@ -25,11 +26,11 @@ export function snippets({ url, base, model, version, inputs, outputs, keyed }) 
 }
 
 function curl(url, { head, tail }, bytes, headers, { keyed, printed, binaryOutput }) {
-  const lines = [`curl -sS ${quoted(url)}`];
+  const lines = [`curl -sS ${shellWord(url)}`];
   if (keyed) lines.push('-H "Authorization: Bearer $PENSTOCK_API_KEY"');
   for (const [name, value] of Object.entries(headers)) lines.push(`-H '${name}: ${value}'`);
   const inline = printed && !tail.length;
-  lines.push(inline ? `--data-binary ${quoted(head)}` : printed ? "--data-binary @-" : `--data-binary @${FILE}`);
+  lines.push(inline ? `--data-binary ${shellWord(head)}` : printed ? "--data-binary @-" : `--data-binary @${FILE}`);
   if (binaryOutput) lines.push("--output answer.bin");
   const command = lines.join(" \\\n  ");
   return printed && !inline ? `echo ${base64(bytes)} | base64 -d |\n${command}` : command;

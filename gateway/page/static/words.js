@@ -1,6 +1,20 @@
 // What codes and headers mean, in words. Pure.
 
-export const STATES = { READY: "Ready", LOADING: "Loading", UNLOADING: "Unloading", UNAVAILABLE: "Unavailable" };
+const STATES = { READY: "Ready", LOADING: "Loading", UNLOADING: "Unloading", UNAVAILABLE: "Unavailable", OFF: "Not loaded" };
+const WANTED_GONE = /^(unloaded|evicted)/; // begins the reason of a version that somebody, its lease or its disuse has unloaded
+
+// The state of a version: the server's, or OFF for one that is not served because nobody wants it now.
+export function stateOf({ state, reason }) {
+  return state === "UNAVAILABLE" && (!reason || WANTED_GONE.test(reason)) ? "OFF" : state;
+}
+
+const SILENT_MS = 2000; // as `penstock status`
+
+// Whether a worker has been silent for long, and whether it takes requests.
+export const isSilent = (worker) => worker.age_ms > SILENT_MS;
+export const isLive = (worker) => !isSilent(worker) && !worker.draining;
+
+export const stateWords = (state) => STATES[state] ?? state;
 
 // Why a worker released a batch: `Release` in workers/batching/types.py.
 export const RELEASES = {

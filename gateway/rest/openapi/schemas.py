@@ -84,6 +84,10 @@ SCHEMAS: Final[dict[str, Schema]] = {
             },
             "models": listed(ref("FleetModel")),
             "workers": listed(ref("FleetWorker")),
+            "problem": {
+                **TEXT,
+                "description": "Why this gateway is not ready; then workers are not looked at. Empty if it is.",
+            },
             "metrics": {**TEXT, "description": "HOST:PORT of Prometheus' /metrics; empty where there is none."},
         }
     ),

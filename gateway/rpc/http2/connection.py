@@ -25,6 +25,8 @@ CALLS: Final = 1024
 """Calls in flight on one connection."""
 CONNECTION_WINDOW: Final = 1024 * 1024
 """Bytes of small messages that a connection may send before they are read. Large ones are granted when they are counted."""
+LEAVES_WITHIN: Final = 5.0
+"""Seconds in which a peer may close its end after GOAWAY."""
 UNCOUNTED: Final = 4096
 """Bytes that a connection may hold without being counted."""
 CONTINUATIONS: Final = 64
@@ -509,6 +511,11 @@ class Connection(asyncio.Protocol):
         for call in list(self.calls.values()):
             self._gone(call)
         self._transport.close()
+
+    def abort_if_silent(self, now: float, patience: float) -> None:
+        """Close if the peer has not begun to speak within `patience` seconds, or does not close after GOAWAY."""
+        if (not self.greeted and now - self.opened > patience) or (self.left and now - self.left > LEAVES_WITHIN):
+            self.abort()
 
     def abort(self) -> None:
         """Close at once."""

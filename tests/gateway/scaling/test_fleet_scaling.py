@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, rule
 
 from gateway.backlog import LogFacts
-from gateway.scaling.fleet import FleetScaling, Key, Shape
+from gateway.scaling.fleet import FleetScaling, Key
 from gateway.scaling.wanted import Policy
-from protocol.messages import Heartbeat, ModelLoad, ModelState
+from gateway.scaling.worker import Shape
+from protocol.messages import Heartbeat, Lane, ModelLoad, ModelState
 from protocol.naming import Names
 
 NAMES = Names()
@@ -235,6 +237,31 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
+
+
+LOADS = (
+    ModelLoad("m", "1", ModelState.READY, (0,), lag=90, batch_lag=9, executed=9),
+    ModelLoad("m", "1", ModelState.READY, (0, 1), 5, 4, 3, 20, unanswered=4, unread=7, runs=((4, 32, 40_000_000),)),
+    ModelLoad("m", "1", ModelState.LOADING, (1,)),
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(LOADS), st.booleans(), st.sampled_from([1.0, 3.0])), max_size=12))
+@example([(LOADS[0], False, 1.0), (LOADS[0], True, 1.0), (LOADS[0], True, 3.0)])
+def test_workers_that_repeat_themselves_count_as_if_they_said_it_anew(
+    turns: list[tuple[ModelLoad, bool, float]],
+) -> None:
+    repeating, anew = scaling(), scaling()
+    for turn, (load, draining, rows) in enumerate(turns):
+        now = 100.0 + turn
+        repeating.observe([Heartbeat("w", "1", "host", 1, now, (load,), draining=draining)])
+        anew.observe([Heartbeat("w", "1", "host", 1, now, (dataclasses.replace(load),), draining=draining)])
+        for fleet in (repeating, anew):
+            fleet.read(TOPIC, LogFacts({1: 5}, rows), now)
+            fleet.read(NAMES.batch_topic("m", "1"), LogFacts({1: 5}, rows), now)
+            fleet.update(now)
+        assert repeating.lanes([M]) == anew.lanes([M])
+        assert repeating.owned(M, Lane.INTERACTIVE) == anew.owned(M, Lane.INTERACTIVE)
 
 
 @given(st.lists(st.integers(0, 50), min_size=1, max_size=30))

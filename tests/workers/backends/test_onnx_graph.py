@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from workers.backends.onnx_graph import tensors_without_shape
+from workers.backends.onnx_graph import scalars
 
 Shape = list[int | str | None] | None
 SHAPES = st.none() | st.lists(st.integers(0, 2**40) | st.sampled_from(["n", "batch"]), max_size=4)
@@ -26,22 +26,22 @@ def model(inputs: dict[str, Shape], outputs: dict[str, Shape]) -> bytes:
     inputs=st.dictionaries(st.sampled_from("abcé"), SHAPES, min_size=1),
     outputs=st.dictionaries(st.sampled_from("xyz"), SHAPES),
 )
-def test_exactly_the_tensors_without_a_shape_are_named(inputs: dict[str, Shape], outputs: dict[str, Shape]) -> None:
-    unstated = {name for name, shape in (inputs | outputs).items() if shape is None}
+def test_exactly_the_scalars_are_named(inputs: dict[str, Shape], outputs: dict[str, Shape]) -> None:
+    stated = {name for name, shape in (inputs | outputs).items() if shape == []}
 
-    assert tensors_without_shape(model(inputs, outputs)) == unstated
+    assert scalars(model(inputs, outputs)) == stated
 
 
-def test_a_sequence_has_no_shape_to_miss() -> None:
+def test_a_sequence_is_no_scalar() -> None:
     value = helper.make_tensor_sequence_value_info("S", TensorProto.FLOAT, None)
     graph = helper.make_graph([helper.make_node("SequenceEmpty", [], ["S"])], "g", [], [value])
 
-    assert tensors_without_shape(helper.make_model(graph).SerializeToString()) == set()
+    assert scalars(helper.make_model(graph).SerializeToString()) == set()
 
 
 @given(st.binary(max_size=200))
 def test_other_files_name_nothing_or_something_but_never_fail(data: bytes) -> None:
-    assert isinstance(tensors_without_shape(data), frozenset)
+    assert isinstance(scalars(data), frozenset)
 
 
 @given(st.data())
@@ -51,20 +51,20 @@ def test_a_damaged_file_never_fails(data: st.DataObject) -> None:
     place = data.draw(st.integers(0, len(whole) - 1))
     damaged = whole[:place] + bytes([data.draw(st.integers(0, 255))]) + whole[place + 1 :]
 
-    tensors_without_shape(whole[:cut])
-    tensors_without_shape(damaged)
+    scalars(whole[:cut])
+    scalars(damaged)
 
 
 def test_large_weights_are_skipped() -> None:
     weights = helper.make_tensor("W", TensorProto.FLOAT, [1_000_000], b"\0" * 4_000_000, raw=True)
-    value = helper.make_tensor_value_info("X", TensorProto.FLOAT, None)
+    value = helper.make_tensor_value_info("X", TensorProto.FLOAT, [])
     graph = helper.make_graph([helper.make_node("Identity", ["W"], ["X"])], "g", [], [value], [weights])
 
     data = helper.make_model(graph).SerializeToString()
 
-    assert tensors_without_shape(data) == {"X"}
+    assert scalars(data) == {"X"}
 
 
 @pytest.mark.parametrize("data", [b"", b"\x08", b"\xff" * 20, b"\x3a\xff\xff\x03"])
 def test_what_is_no_message_has_no_tensors(data: bytes) -> None:
-    assert tensors_without_shape(data) == frozenset()
+    assert scalars(data) == frozenset()

@@ -133,14 +133,15 @@ def test_two_models_may_each_have_their_own_module_of_one_name(tmp_path: Path) -
     [
         ("x = 1", "neither class TritonPythonModel nor class Model"),
         ("def broken(:", "SyntaxError"),
-        ("import not_there", "No module named 'not_there'"),
+        ("import not_there.sub", "No module named 'not_there'.* pip install not_there, or put not_there.py beside the model"),
+        ("open('weights.npy')", r"No such file.*Path\(__file__\).parent is the model's"),
         ("class TritonPythonModel:\n    pass", "has no method 'execute'"),
         (
             "class TritonPythonModel:\n    def initialize(self, args): raise RuntimeError('no weights')\n    execute = print",
             "initialize.*no weights",
         ),
         ("class Model:\n    def run(self): ...", "has no method 'predict'"),
-        ("class Model:\n    inputs = {'IN': 5}\n    def predict(self, IN): ...", "'inputs' must map names"),
+        ("class Model:\n    inputs = {'IN': 5}\n    def predict(self, IN): ...", "'IN' must be a name with .datatype, dims."),
         ("import triton_python_backend_utils as p\nx = p.InferenceResponseSender", "InferenceResponseSender"),
     ],
 )  # fmt: skip

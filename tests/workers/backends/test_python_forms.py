@@ -63,7 +63,33 @@ NOT_YET: Final = [
         r"py:2: 'pipeline.*' is a pipeline of transformers: cr",
     ),
 ]
+WRONG: Final = [
+    ('inputs = {"X": ("float32", [2])}', "inputs of class Model .*: 'X' has .* 'float32'; did you mean 'FP32'.$"),
+    ('inputs = {"X": (np.float32, [2])}', "'X' has the datatype .*float32.*; did you mean 'FP32'"),
+    ('inputs = {"X": ("TYPE_STRING", [2])}', "did you mean 'BYTES'"),
+    ('inputs = {"X": ("text", [2])}', r"has the datatype 'text'; there are: BOOL"),
+    ('inputs = {"X": ("FP32", 2)}', r"'X' has the dims 2; they are a list of sizes without the batch, such as \[4\]"),
+    ('inputs = {"X": ("FP32", [None, 2])}', "'X' has None among its dims; a size is a number, or -1 for any"),
+    ('inputs = {"X": ("FP32", ["n"])}', "'X' has 'n' among its dims"),
+    ('inputs = {"X": "FP32"}', r"'X' must be a name with \(datatype, dims\), as in"),
+    ('inputs = [("X", "FP32", [2])]', r"inputs of class Model of model 'm' must map names to \(datatype, dims\), as in"),
+    ('inputs = {"X": ("FP32", [2])}; max_batch_size = "8"', "max_batch_size of class Model .* is '8'; it must be a whole number"),
+    ('inputs = {"X": ("FP32", [2])}; max_batch_size = 8.0', "is 8.0; it must be a whole number"),
+    ('inputs = {"Z": ("FP32", [2])}', r"py:3: predict takes X, and the model's inputs are Z: give .* or take \*\*inputs"),
+    ('inputs = {"X": ("FP32", [2]), "Z": ("FP32", [2])}', "predict takes X, and the model's inputs are X, Z"),
+]  # fmt: skip
+FITTING: Final = ["self, X", "self, **inputs", "self, X, scale=2", "self, *, X", "self, Y=1, **rest"]
 RETURNS: Final = {
+    "none": (
+        "",
+        '{"OUT": None}',
+        "returned output 'OUT' as NoneType; it must be an array|Expected a list",
+    ),
+    "ragged": (
+        "",
+        '{"OUT": [[1.0], [1.0, 2.0]]}',
+        "returned output 'OUT' as rows of different lengths|Expected a list",
+    ),
     "coroutine": (
         "async def later(): ...\n",
         "later()",
@@ -142,3 +168,34 @@ def test_a_model_that_asks_for_several_answers_itself_is_refused(tmp_path: Path)
 )
 def test_a_file_with_a_model_of_ours_may_use_what_it_likes(source: str) -> None:
     assert foreign_form(source, "model.py") == ""
+
+
+@pytest.mark.parametrize(("stated", "said"), WRONG)
+def test_what_a_class_states_wrongly_is_refused_at_load(tmp_path: Path, stated: str, said: str) -> None:
+    rest = "outputs = {'OUT': ('FP32', [2])}\n    def predict(self, X): ..."
+    source = f"import numpy as np\n\nclass Model:\n    {stated}\n    {rest}"
+    write(tmp_path, "m", source, config="")
+
+    with pytest.raises(ConfigError, match=said):
+        load(PythonBackend(), version_of(tmp_path, "m"))
+
+
+@pytest.mark.parametrize("parameters", FITTING)
+def test_every_way_to_take_the_inputs_is_served(tmp_path: Path, parameters: str) -> None:
+    outputs = "outputs = {'OUT': ('FP32', [1])}"
+    source = f"class Model:\n    inputs = {{'X': ('FP32', [1])}}\n    {outputs}\n    def predict({parameters}): ..."
+    write(tmp_path, "m", source, config="")
+
+    load(PythonBackend(), version_of(tmp_path, "m"))
+
+
+def test_what_nobody_asks_for_may_be_anything(tmp_path: Path) -> None:
+    write(
+        tmp_path,
+        "m",
+        SHORT + "    def predict(self, IN):\n        return {'OUT': IN, 'DEBUG': None, 'MORE': [[1], [1, 2]]}",
+    )
+
+    (answer,) = run(load(PythonBackend(), version_of(tmp_path, "m")), [request(IN=number(1))])
+
+    assert answer["OUT"].tolist() == [[1]]

@@ -6,6 +6,7 @@ import dataclasses
 import warnings
 import zipfile
 from collections import namedtuple
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,11 @@ import pytest
 import torch
 
 from protocol.errors import ConfigError
+from protocol.example_shapes import MAX_ELEMENTS
 from protocol.model_config import ModelConfig, TensorSpec, pbtxt
 from tests.workers.backends.models import request, run
 from workers.backends.torch import TorchBackend
+from workers.backends.torch_probe import probe_alone, probe_rows, tensors_of
 from workers.repository.completion import complete
 from workers.repository.model_files import ModelFile
 from workers.repository.placement import place
@@ -229,6 +232,78 @@ def test_a_forward_with_more_than_tensors_is_refused(tmp_path: Path) -> None:
         completed(scripted(tmp_path / "net.pt", Counts()))
 
 
+class Sums(torch.nn.Module):
+    def forward(self, parts: dict[str, torch.Tensor]) -> torch.Tensor:
+        return parts["a"] + parts["b"]
+
+
+def test_tensors_in_a_dict_are_to_be_given_one_by_one(tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"'parts' of type Dict\[str, Tensor\], .* takes tensors and makes 'parts' of them"
+    ):
+        completed(scripted(tmp_path / "net.pt", Sums()))
+
+
+class Constant(torch.nn.Module):
+    def forward(self) -> torch.Tensor:
+        return torch.ones(2)
+
+
+def test_a_forward_without_inputs_is_refused(tmp_path: Path) -> None:
+    for path in (scripted(tmp_path / "net.pt", Constant()), exported(tmp_path / "net.pt2", Constant(), ())):
+        with pytest.raises(ConfigError, match="takes no inputs, so there is nothing that a request could ask it"):
+            completed(path)
+
+
+class Renamed(torch.nn.Module):
+    """Its author calls `self` otherwise."""
+
+    def forward(this, x: torch.Tensor, by: torch.Tensor) -> torch.Tensor:  # noqa: N805
+        return x * by
+
+
+def test_the_module_itself_is_no_input_whatever_it_is_called(tmp_path: Path) -> None:
+    version = completed(scripted(tmp_path / "net.pt", Renamed()), "x:FP32:2", "by:FP32:2")
+    (answer,) = answers(version, request(x=np.float32([[1, 2]]), by=np.float32([[3, 4]])))
+    assert answer["OUTPUT__0"].tolist() == [[3, 8]]
+
+
+class Ranks(torch.nn.Module):
+    def forward(self, x: torch.Tensor, by: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x * by, torch.tensor([by.dim()])
+
+
+def test_a_scalar_input_is_one(tmp_path: Path) -> None:
+    """Not one element: traced, exported and scripted models tell them apart."""
+    inputs = torch.ones(2, 4), torch.tensor(3.0)
+    stated = "x:FP32:2,4", "by:FP32:"
+    for path, more in (
+        (exported(tmp_path / "net.pt2", Ranks(), inputs), ()),
+        (traced(tmp_path / "net.pt", Ranks(), *inputs), ()),
+        (scripted(tmp_path / "net.jit", Ranks()), stated),
+    ):
+        version = completed(path, *more, batch_size_stated=True)
+        (answer,) = answers(version, request(x=np.ones((2, 4), np.float32), by=np.float32([2])))
+        assert answer["OUTPUT__0"].tolist() == [[2] * 4] * 2
+        assert answer["OUTPUT__1"].tolist() == [0]
+
+
+class Doubles(torch.nn.Module):
+    """Writes to its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.mul_(2)
+
+
+def test_a_forward_that_writes_to_its_input_does_not_write_to_the_request(tmp_path: Path) -> None:
+    """Its array is needed again if the batch fails, or the request is delivered again."""
+    version = completed(traced(tmp_path / "net.pt", Doubles(), torch.ones(2, 4)))
+    asked = request(x=np.ones((1, 4), np.float32))
+    for _ in range(2):
+        (answer,) = answers(version, asked)
+        assert answer["OUTPUT__0"].tolist() == [[2, 2, 2, 2]]
+
+
 def test_an_archive_with_an_object_that_torch_would_unpickle_is_refused(tmp_path: Path) -> None:
     good = exported(tmp_path / "good.pt2", Net(), (torch.zeros(2, 4),))
     with zipfile.ZipFile(good) as source, zipfile.ZipFile(tmp_path / "net.pt2", "w") as made:
@@ -238,3 +313,21 @@ def test_an_archive_with_an_object_that_torch_would_unpickle_is_refused(tmp_path
     version = completed(tmp_path / "net.pt2")
     with pytest.raises(ConfigError, match=r"holds a pickled Python object \('data/constants/opaque_obj_0'\)"):
         answers(version, request(x=np.zeros((2, 4), np.float32)))
+
+
+@pytest.mark.parametrize("attempt", [probe_rows, probe_alone])
+@pytest.mark.parametrize("axes", [1, 4, 6])
+def test_no_size_that_nobody_asked_for_takes_all_memory(attempt: Any, axes: int) -> None:
+    """The sizes that are tried of a model that refuses all of them."""
+    seen: list[int] = []
+
+    def refuse(tensors: Mapping[str, torch.Tensor]) -> None:
+        seen.append(sum(tensor.numel() for tensor in tensors.values()))
+        raise ValueError("no")
+
+    inputs = list(tensors_of([TensorSpec("x", "FP32", (-1,) * axes)], rows=attempt is probe_rows))
+    with pytest.raises(ConfigError, match="does not run with zeros"):
+        attempt(refuse, inputs)
+
+    assert max(seen) <= MAX_ELEMENTS
+    assert min(seen) <= 2, "the smallest is tried"

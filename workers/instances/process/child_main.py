@@ -29,7 +29,7 @@ from protocol.messages import Failure
 from protocol.tensors import Tensor
 from workers.backends import load_backend, usable_gpus
 from workers.backends.base import Instance, Outcome
-from workers.backends.opening import load_version, open_version
+from workers.backends.opening import load_version, open_version, reconfigured
 from workers.instances.batching_check import try_batching
 from workers.instances.process import threads
 from workers.instances.process.channel import Channel, ChannelBroken, encode_message
@@ -142,6 +142,7 @@ class CommandLoop:
             "inspect": self._inspect,
             "load": self._load,
             "try_batching": self._try_batching,
+            "reconfigure": self._reconfigure,
             "watch": self._watch,
             "run": self._run,
             "close": self._close,
@@ -203,6 +204,17 @@ class CommandLoop:
         assert self._version is not None
         verdict = try_batching(self._instance, self._version.config)
         self._channel.send_message(encode_message(dataclasses.asdict(verdict)))
+
+    def _reconfigure(self, command: Message) -> None:
+        try:
+            version = decode_version(command["version"])
+            assert self._instance is not None
+            renewed = reconfigured(self._instance, version.config)
+            if renewed is not None:
+                self._instance, self._version = renewed, version
+            self._channel.send_message(encode_message({"done": renewed is not None}))
+        except BaseException as exc:  # see `_inspect`
+            self._channel.send_message(encode_message({"error": encode_error(exc)}))
 
     def _prepare_backend(self, version: ModelVersion, share: int) -> Any:
         if self._backend is None:

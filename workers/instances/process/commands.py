@@ -78,6 +78,21 @@ def try_batching(child: Child) -> Verdict:
     return decode_verdict(reply)
 
 
+def reconfigure(child: Child, version: ModelVersion) -> bool:
+    """See `opening.reconfigured`, of the loaded instance; False if it must be loaded anew.
+
+    Raises:
+        FleetError, InstanceDied: see `inspect`.
+    """
+    try:
+        reply, _ = child.send_command(encode_message({"name": "reconfigure", "version": encode_version(version)}))
+    except ChannelBroken:
+        raise child.exit_error("while it got another configuration") from None
+    if "error" in reply:
+        raise decode_load_error(reply["error"], version)
+    return bool(reply["done"])
+
+
 def watch(child: Child, version: ModelVersion, readiness: Readiness) -> None:
     """Have the child ask its model's `is_ready` from now on and report it to `readiness`.
 

@@ -23,7 +23,7 @@ from protocol.messages import InferRequest
 from protocol.model_config import Kind, ModelConfig
 from workers.backends.tracebacks import traced
 from workers.instances.executor import call_on
-from workers.instances.job import Completed, Job
+from workers.instances.job import Completed, InstanceDied, Job
 from workers.instances.process import commands
 from workers.instances.process.channel import ChannelBroken
 from workers.instances.process.child import Child
@@ -126,6 +126,14 @@ class ChildExecutor:
         child = self._child
         assert child is not None
         return await call_on(self._work.put, lambda: commands.try_batching(child))
+
+    async def reconfigure(self, version: ModelVersion) -> bool:
+        """See `ThreadExecutor.reconfigure`."""
+        child = self._child
+        done = child is None or await call_on(self._work.put, lambda: commands.reconfigure(child, version))
+        if done:
+            self._version = version
+        return done
 
     def deliver_to(self, completed: Completed) -> None:
         """See `Executor.deliver_to`."""
@@ -235,8 +243,7 @@ class ChildExecutor:
         job.raw, job.error, job.prepared = ran.raw, ran.error, None
         self._deliver(job)
         if ran.error is not None and is_sticky(ran.error.message):
-            log.error("CUDA is unusable in this process, which is replaced", error=ran.error.message, **self._about)
-            self._restart()
+            self._replace(ran.error)
 
     def _attempt(self, requests: Sequence[InferRequest]) -> Sequence[Any]:
         child, transfer = self._child, self._transfer
@@ -246,9 +253,17 @@ class ChildExecutor:
             ran = transfer.run(StagedBatch(self._slots, requests))
         except ChannelBroken:  # `_child_exited` restarts it
             raise child.exit_error("while it ran a request that nobody waits for") from None
+        if ran.error is not None and is_sticky(ran.error.message):
+            self._replace(ran.error)
+            raise InstanceDied(ran.error.message)
         if ran.error is not None:
             raise ran.error
         return self.split(requests, ran.raw)
+
+    def _replace(self, error: FleetError) -> None:
+        """Go on with a new child after an error that no further call survives."""
+        log.error("CUDA is unusable in this process, which is replaced", error=error.message, **self._about)
+        self._restart()
 
     def _lose(self, job: Job) -> None:
         """The child has exited with the job in it: deliver that first, then start the next child."""

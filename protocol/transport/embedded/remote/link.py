@@ -15,8 +15,8 @@ import structlog
 
 from protocol.errors import CodecError, described
 from protocol.tensors import Buffer
-from protocol.transport.embedded.remote_frames import Frame, FrameReader, encode
-from protocol.transport.embedded.remote_values import plain
+from protocol.transport.embedded.remote.frames import Frame, FrameReader, encode
+from protocol.transport.embedded.remote.values import plain
 
 log = structlog.get_logger(__name__)
 

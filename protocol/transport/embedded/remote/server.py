@@ -19,9 +19,9 @@ from protocol.runtime.microtasks import Microtasks
 from protocol.runtime.tasks import BackgroundTasks
 from protocol.totals import Counts
 from protocol.transport.embedded.memory import MemoryBus, MemoryStore
-from protocol.transport.embedded.remote_frames import Frame
-from protocol.transport.embedded.remote_link import Link
-from protocol.transport.embedded.remote_values import tuples, value_of
+from protocol.transport.embedded.remote.frames import Frame
+from protocol.transport.embedded.remote.link import Link
+from protocol.transport.embedded.remote.values import tuples, value_of
 
 BUS: Final = frozenset(
     {"ensure_topic", "raise_partitions", "partitions", "publish", "read_record", "committed", "extents"}
