@@ -111,8 +111,8 @@ def _with_inputs(files: tuple[ModelFile, ...], inputs: tuple[TensorSpec, ...]) -
 def command(model_file: tuple[ModelFile, ...], log_format: str, log_level: str, **flags: Any) -> None:
     """Serve models in one process: gateway, log, batcher and models; no Kafka, no Redis.
 
-    FILE is a .onnx, .pt2, .pt, .pth, .jit or .py file. Version and configuration are completed, and the model's name is the file's
-    unless NAME is given. Or give a --model-repository.
+    FILE is a .onnx, .ort, .pt2, .pt, .pth, .jit or .py file. Version and configuration are completed, and the model's name is the
+    file's unless NAME is given. Or give a --model-repository.
 
     \b
         penstock serve model.onnx

@@ -29,6 +29,15 @@ written by the test that does this, with `python -m tests.real_models`; the firs
 Rows run alone where a first dimension has a fixed size or is not the batch, as in a model that keeps its state in a tensor, or
 where the answer to a row changes when another one is beside it, which is [tried at load](tuning.md#what-the-trial-at-load-costs).
 
+## A zipmap
+
+A classifier's probabilities may come as a *zipmap*, one dict per row, which no answer can carry. skl2onnx and onnxmltools leave it
+out when they are asked to; CatBoost cannot be asked. These lines take it out of any file:
+
+```python
+{unzip}
+```
+
 ## Refused, with what to do
 
 Files that hold weights without the model, formats that need a framework of their own, and TorchScript whose forward takes more than
@@ -41,10 +50,22 @@ unpickled.
 """
 
 
+UNZIP: Final = """import onnx
+
+model = onnx.load("model.onnx")
+zipmap = next(node for node in model.graph.node if node.op_type == "ZipMap")
+output = next(each for each in model.graph.output if each.name == zipmap.output[0])
+output.CopyFrom(onnx.helper.make_tensor_value_info(zipmap.input[0], onnx.TensorProto.FLOAT, [None, None]))
+model.graph.node.remove(zipmap)
+onnx.save(model, "model.onnx")"""
+"""Run by a test."""
+
+
 def page(outcomes: Mapping[str, Outcome]) -> str:
     """The page for these outcomes, of which none is a problem."""
     return _TEXT.format(
         served="\n".join(_served(case, outcomes[key(case)]) for case in SERVED),
+        unzip=UNZIP,
         refused="\n".join(_refused(case) for case in REFUSED),
     )
 

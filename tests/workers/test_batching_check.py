@@ -16,10 +16,10 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 
 from protocol.messages import InferRequest
-from protocol.model_config import InstanceGroup, ModelConfig
+from protocol.model_config import InstanceGroup, ModelConfig, TensorSpec
 from protocol.tensors import from_array
 from tests.workers.backends.test_onnxruntime import save
-from tests.workers.backends.test_torch_files import traced
+from tests.workers.backends.test_torch_files import scripted, traced
 from tests.workers.children import loader, running
 from workers.instances.batching_check import CheckFailed, try_batching
 from workers.instances.job import InstanceDied
@@ -247,6 +247,23 @@ async def test_a_stated_batch_size_is_not_doubted(tmp_path: Path) -> None:
     config, said = await served(dataclasses.replace(version, config=stated))
 
     assert (config.max_batch_size, said) == (4, [])
+
+
+class LessTheMean(torch.nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x - x.mean(0, keepdim=True)
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+async def test_inputs_on_the_command_line_do_not_say_that_rows_are_independent(tmp_path: Path, isolation: str) -> None:
+    path = scripted(tmp_path / "m.pt", LessTheMean())
+    version = isolated(scan_file(ModelFile(path, inputs=(TensorSpec("x", "FP32", (4,)),))), isolation)
+
+    config, said = await served(version)
+
+    assert (config.max_batch_size, config.inputs[0].dims, config.outputs[0].dims) == (0, (-1, 4), (-1, 4))
+    (line,) = said
+    assert "served without batching, because its rows influence each other" in line
 
 
 class _Echo:

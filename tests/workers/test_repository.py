@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from workers.repository.model_files import ModelFile
 from workers.repository.scan import scan_file, scan_repositories
 from workers.repository.version import ModelFolder
 
+DIGITS = Path(__file__).parents[2] / "examples/digits/models/digits/1/model.onnx"
 UNREADABLE = Path("/proc/self/mem")
 
 
@@ -308,9 +310,73 @@ class TestSingleFile:
                 scan_file(ModelFile(tmp_path / name))
 
     @pytest.mark.parametrize(
+        ("name", "renamed"),
+        [
+            ("net", "net.onnx"),
+            ("net.pb", "net.onnx"),
+            ("net.onnx.bak", "net.onnx"),
+            (".onnx", "model.onnx"),
+            ("v1.2", "v1.2.onnx"),
+        ],
+    )
+    def test_a_model_with_another_suffix_gets_the_command_that_renames_it(
+        self, tmp_path: Path, name: str, renamed: str
+    ) -> None:
+        (tmp_path / name).write_bytes(DIGITS.read_bytes())
+
+        with pytest.raises(ConfigError, match=r"is an ONNX model, and a file's suffix says how to load it") as raised:
+            scan_file(ModelFile(tmp_path / name))
+        assert shlex.split(raised.value.message.rpartition(": ")[2]) == [
+            "mv",
+            "-n",
+            str(tmp_path / name),
+            str(tmp_path / renamed),
+        ]
+
+    def test_a_configuration_names_its_repository(self, tmp_path: Path) -> None:
+        (tmp_path / "m").mkdir()
+        (tmp_path / "m" / "config.pbtxt").write_text("max_batch_size: 4")
+
+        with pytest.raises(ConfigError, match=f"a model's configuration; .* --model-repository {tmp_path}$"):
+            scan_file(ModelFile(tmp_path / "m" / "config.pbtxt"))
+
+    @pytest.mark.parametrize(
         ("name", "message"),
         [("model.h5", "is not a model file; known suffixes are: .onnx, .ort"), ("none.onnx", "there is no file")],
     )
     def test_refuses(self, tmp_path: Path, name: str, message: str) -> None:
         with pytest.raises(ConfigError, match=message):
             scan_file(ModelFile(tmp_path / name))
+
+
+class TestFilesOfOtherNames:
+    def test_onnx_with_external_data_may_lie_in_a_folder_of_the_files_name(self, tmp_path: Path) -> None:
+        """Triton's layout for files above 2 GB."""
+        folder = make(tmp_path / "m", v1="") / "1" / "model.onnx"
+        folder.mkdir()
+        (folder / "model.onnx").write_bytes(DIGITS.read_bytes())
+        (folder / "weights").write_text("x")
+
+        (version,) = only(tmp_path).versions
+
+        assert version.path == folder / "model.onnx"
+        assert version.config.default_model_filename == "model.onnx"
+        (folder / "weights").write_text("others")
+        assert only(tmp_path).versions[0].digest != version.digest
+
+    @pytest.mark.parametrize(
+        ("name", "advice"),
+        [
+            (
+                "digits.onnx",
+                "rename 'digits.onnx' to 'model.onnx', or state default_model_filename: 'digits.onnx'; else set",
+            ),
+            ("MODEL.ONNX", "rename 'MODEL.ONNX' to 'model.onnx'"),
+            ("model.graphdef", "'model.graphdef' is TensorFlow's: export the model to ONNX with tf2onnx"),
+            ("helper.py", "model.py; set 'backend' in config.pbtxt"),
+        ],
+    )
+    def test_a_file_that_is_called_otherwise_is_named(self, tmp_path: Path, name: str, advice: str) -> None:
+        make(tmp_path / "m", v1=name)
+
+        assert advice in only(tmp_path).reason

@@ -38,13 +38,14 @@ class TestGuessed:
     def test_where_only_the_files_dimensions_say_it(self) -> None:
         assert batching_is_guessed(UNSTATED, BATCHING)
         assert batching_is_guessed(dataclasses.replace(UNSTATED, backend="pytorch"), BATCHING)
+        assert batching_is_guessed(dataclasses.replace(UNSTATED, inputs=(X,)), BATCHING)
 
     @pytest.mark.parametrize(
         "stated",
         [
             {"batch_size_stated": True},
             {"batch_size_stated": True, "max_batch_size": 8},
-            {"inputs": (X,)},
+            {"inputs": (dataclasses.replace(X, allow_ragged_batch=True),)},
             {"outputs": (X,)},
             {"dynamic_batching": DynamicBatching()},
             {"backend": "python"},
@@ -63,6 +64,8 @@ class TestGuessed:
         completed = complete(unbatched(UNSTATED), BATCHING)
 
         assert (completed.max_batch_size, completed.inputs[0].dims, completed.dynamic_batching) == (0, (-1, 4), None)
+        stated = dataclasses.replace(UNSTATED, inputs=(dataclasses.replace(X, dims=(2, 2), reshape=(4,)),))
+        assert complete(unbatched(stated), BATCHING).inputs == completed.inputs
 
 
 class TestMadeUpRows:

@@ -17,7 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.workers.archives import archive
-from workers.repository import model_file_check, sniffing
+from workers.repository import file_advice, model_file_check, sniffing
 from workers.repository.sniffing import FileKind, Recognised
 
 ROOT = Path(__file__).parents[2]
@@ -60,6 +60,9 @@ FILES: list[tuple[str, bytes, FileKind]] = [
     ("xgboost ubjson", b"{L\x00\x00\x00\x00\x00\x00\x00\x07learner{L", FileKind.XGBOOST),
     ("lightgbm", b"tree\nversion=v4\nnum_class=1\n", FileKind.LIGHTGBM),
     ("catboost", b"CBM1\xf0\x07\x00\x00", FileKind.CATBOOST),
+    ("hugging face", b'{\n  "_name_or_path": "x",\n  "model_type": "bert"', FileKind.SETTINGS),
+    ("sharded weights", b'{"metadata": {}, "weight_map": {"a": "model-00001-of-00002.safetensors"}}', FileKind.SETTINGS),
+    ("torchserve", archive("MAR-INF/MANIFEST.json", "model.pt"), FileKind.TORCHSERVE),
     ("notebook", b'{\n "cells": [\n  {', FileKind.NOTEBOOK),
     ("core ml", b"\x08\x05\x12\x9f\x01\n\x12\n\x05image\x1a\t", FileKind.CORE_ML),
     ("utf-16", "class Model: pass".encode("utf-16"), FileKind.UTF16),
@@ -113,14 +116,14 @@ def test_a_file_is_what_its_first_bytes_say(tmp_path: Path, content: bytes, kind
     ],
 )
 def test_only_what_a_backend_may_load_is_let_through(suffix: str, names: set[str]) -> None:
-    passed = {name for name, _, kind in FILES if not sniffing.format_problem(Recognised(kind), suffix)}
+    passed = {name for name, _, kind in FILES if not file_advice.format_problem(Recognised(kind), suffix)}
 
     assert passed == names
 
 
 @pytest.mark.parametrize("kind", [kind for kind in FileKind if kind is not FileKind.UNKNOWN])
 def test_every_kind_has_an_advice(kind: FileKind) -> None:
-    assert sniffing.advice(kind)
+    assert file_advice.advice(kind)
 
 
 @given(st.binary(max_size=300), st.none() | st.lists(st.text(max_size=20)))
@@ -128,14 +131,14 @@ def test_any_bytes_are_recognised_as_something(head: bytes, members: list[str] |
     kind = sniffing.recognise(head, members)
 
     for suffix in (".onnx", ".pt", ".pt2", ".py", ".bin"):
-        assert sniffing.format_problem(Recognised(kind), suffix).isprintable()
+        assert file_advice.format_problem(Recognised(kind), suffix).isprintable()
 
 
 @given(st.integers(1, 20), st.binary(max_size=200))
 def test_no_onnx_model_is_taken_for_something_else(version: int, rest: bytes) -> None:
     model = bytes([0x08, version, 0x12, len(b"pytorch")]) + b"pytorch" + rest
 
-    assert sniffing.format_problem(Recognised(sniffing.recognise(model)), ".onnx") == ""
+    assert file_advice.format_problem(Recognised(sniffing.recognise(model)), ".onnx") == ""
 
 
 def test_external_data_that_git_lfs_has_not_fetched_is_named(tmp_path: Path) -> None:

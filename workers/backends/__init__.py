@@ -33,6 +33,9 @@ _EXTRAS: Final = {"onnxruntime": ("onnxruntime", "onnx"), "pytorch": ("torch", "
 """The module that one of our backends imports when it loads a model, and the extra that installs it."""
 
 _INSTEAD: Final = {
+    "onnx": "did you mean 'onnxruntime'?",
+    "torch": "did you mean 'pytorch'?",
+    "libtorch": "did you mean 'pytorch'?",
     "tensorrt": "serve the ONNX file that the engine was built from",
     "openvino": "serve the ONNX or PyTorch file that the model was made from",
     "tensorflow": "export the model to ONNX: pip install tf2onnx, then python -m tf2onnx.convert --saved-model FOLDER "

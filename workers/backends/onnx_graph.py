@@ -1,4 +1,4 @@
-"""Reads from an ONNX file what onnxruntime does not tell: which tensors are scalars. Pure.
+"""Reads from an ONNX file what onnxruntime does not tell: which tensors are scalars, and whose operators it uses. Pure.
 
 The file is protocol buffers: fields of a number and a type, nested. Only the graph's own fields are walked, none is copied, so that
 a file of gigabytes, mapped into memory, is read in milliseconds.
@@ -14,6 +14,10 @@ _Data = bytes | mmap.mmap
 
 _GRAPH: Final = 7
 """Field of a ModelProto."""
+_OPSET: Final = 8
+"""Field of a ModelProto."""
+_DOMAIN: Final = 1
+"""Field of an OperatorSetIdProto."""
 _INPUT: Final = 11
 _OUTPUT: Final = 12
 """Fields of a GraphProto."""
@@ -42,6 +46,23 @@ def scalars(data: _Data) -> frozenset[str]:
     try:
         return frozenset(_scalars(data))
     except (IndexError, ValueError):  # not protocol buffers, as onnxruntime's own format
+        return frozenset()
+
+
+def other_domains(data: _Data) -> frozenset[str]:
+    """The domains of its operators, without ONNX's own; none if this is no ONNX file.
+
+    Args:
+        data: the file.
+    """
+    try:
+        names = {
+            data[slice(*place)].decode()
+            for opset in _fields(data, 0, len(data), _OPSET)
+            for place in _fields(data, *opset, _DOMAIN)
+        }
+        return frozenset(names - {"", "ai.onnx"})
+    except (IndexError, ValueError):
         return frozenset()
 
 

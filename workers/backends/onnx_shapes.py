@@ -1,9 +1,9 @@
 """Runs an ONNX model with made-up inputs to learn what its file leaves out about its outputs, or states wrongly.
 
 Exporters lose the number of dimensions behind operators whose shapes are not inferred (a `squeeze` without a dimension, an `If`, a
-custom function), and write the sizes of one example where others are possible (onnxmltools' `label` of one row). onnxruntime runs
-such files all the same. Whether the first dimension is the batch is tried after the load (`workers.instances.batching_check`), or
-here, where somebody has stated the inputs without it.
+custom function), and write the sizes of one example where others are possible (onnxmltools' `label` of one row), or one dimension
+where there are two (CatBoost's regressors). onnxruntime runs such files all the same. Whether the first dimension is the batch is
+tried after the load (`workers.instances.batching_check`), or here, where somebody has stated the inputs without it.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
+import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, Final
 
@@ -22,12 +23,20 @@ from protocol.tensors import NUMPY_DTYPE, Array
 
 _TRIES: Final = 12
 """Choices of sizes that are tried."""
+_SLOW: Final = 2.0
+"""Seconds; a model whose first run takes longer is not run again."""
 _ROWS: Final = (2, 3)
 _Specs = list[TensorSpec]
 
 
 def corrected(
-    session: Any, config: ModelConfig, inputs: _Specs, outputs: _Specs, unshaped: Collection[str]
+    session: Any,
+    config: ModelConfig,
+    inputs: _Specs,
+    outputs: _Specs,
+    unshaped: Collection[str],
+    *,
+    doubtful: bool = True,
 ) -> tuple[_Specs, _Specs, Collection[str]]:
     """Inputs and outputs with their whole shapes, and the names of those whose shapes are still unknown.
 
@@ -37,11 +46,12 @@ def corrected(
         inputs: with the whole shapes that the file states.
         outputs: likewise.
         unshaped: names of inputs and outputs of unknown shape.
+        doubtful: whether the file's shapes may be wrong; if not, the model is run only for those that it does not state.
     """
     same = inputs, outputs, unshaped
     stated = {spec.name: spec.model_dims for spec in config.inputs}
     unknown = {spec.name for spec in inputs if spec.name in unshaped}
-    if config.outputs or not unknown <= stated.keys() or not (unshaped or _doubtful(inputs, outputs)):
+    if config.outputs or not unknown <= stated.keys() or not (unshaped or doubtful):
         return same
     if any(spec.datatype == "BF16" for spec in (*inputs, *outputs)):  # which NumPy does not have
         return same
@@ -60,7 +70,7 @@ def corrected(
     return same
 
 
-def _doubtful(inputs: _Specs, outputs: _Specs) -> bool:
+def may_be_an_examples(inputs: _Specs, outputs: _Specs) -> bool:
     """Whether a fixed size of an output may be an example's: of its rows, or one that follows an input's free size."""
     fixed = any(size > 0 for spec in outputs for size in spec.dims)
     rows = all(spec.dims[:1] == (-1,) for spec in inputs) and any(spec.dims[:1] != (-1,) for spec in outputs)
@@ -85,7 +95,10 @@ def _runs(
     specs = [spec for spec in inputs if not spec.optional]
     sizes = {spec.name: spec.dims for spec in specs}
     seen: list[Mapping[str, tuple[int, ...]]] = []
+    began = time.monotonic()
     for rows in _ROWS:
+        if seen and time.monotonic() - began > _SLOW:
+            return
         tries = itertools.islice(candidates(sizes, rows if batched else None), _TRIES)
         ordered = sorted(tries, key=lambda shapes: _repeats(shapes, seen))  # sorted keeps the order of equals
         for shapes in ordered:

@@ -41,7 +41,7 @@ def _cure(kind: str) -> str:
     if kind.startswith(_ZIPMAP):
         return (
             "export it as a tensor, with to_onnx(model, X[:1], options={'zipmap': False}) of skl2onnx, or zipmap=False of "
-            "onnxmltools"
+            "onnxmltools; CatBoost has no such option: docs/real-models.md has lines that take it out of a file"
         )
     if "map(" in kind:
         return "export only the part of the model that takes and returns tensors, and make the tensors from the map in the caller"

@@ -255,8 +255,15 @@ def _number(config: ModelConfig, key: str, default: int) -> int:
 def _metadata(version: ModelVersion, session: Any) -> BackendMetadata:
     inputs = _inputs(version, session.get_inputs())
     outputs = _outputs(version, session.get_outputs())
-    unshaped = _unshaped(version.path, [*inputs, *outputs])
-    return BackendMetadata.of(*onnx_shapes.corrected(session, version.config, inputs, outputs, unshaped))
+    if _is_own_format(version.path):
+        return BackendMetadata.of(inputs, outputs)
+    scalars, others = _stated(version.path)
+    # onnxruntime gives a tensor of unknown rank, also where the file states a wrong one, the same shape as a scalar
+    unshaped = {spec.name for spec in (*inputs, *outputs) if not spec.dims and not spec.optional} - scalars
+    doubtful = others or onnx_shapes.may_be_an_examples(inputs, outputs)
+    return BackendMetadata.of(
+        *onnx_shapes.corrected(session, version.config, inputs, outputs, unshaped, doubtful=doubtful)
+    )
 
 
 def _inputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:
@@ -281,14 +288,10 @@ def _outputs(version: ModelVersion, nodes: Sequence[Any]) -> list[TensorSpec]:
     return specs
 
 
-def _unshaped(path: Path, specs: Sequence[TensorSpec]) -> frozenset[str]:
-    """The tensors of unknown rank, also where the file states a wrong one; onnxruntime gives them the same shape as scalars, so the
-    file has to tell."""
-    names = {spec.name for spec in specs if not spec.dims and not spec.optional}
-    if not names or _is_own_format(path):
-        return frozenset()
+def _stated(path: Path) -> tuple[frozenset[str], bool]:
+    """The tensors that the file states to be scalars, and whether it has operators whose shapes onnxruntime may not infer."""
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-        return frozenset(names - onnx_graph.scalars(data))
+        return onnx_graph.scalars(data), bool(onnx_graph.other_domains(data))
 
 
 def _is_own_format(path: Path) -> bool:

@@ -133,10 +133,21 @@ def _file_backend(config: ModelConfig, files: Collection[str]) -> str:
     if not found:
         raise ConfigError(
             f"Could not determine backend for model '{config.name}' with no backend in model configuration: "
-            f"its version folder has none of {', '.join(FILE_BACKEND)}; set 'backend' in config.pbtxt, "
+            f"its version folder has none of {', '.join(FILE_BACKEND)}; {_stray(files)}set 'backend' in config.pbtxt, "
             "or call the model 'name.<backend_name>'"
         )
     return found
+
+
+def _stray(files: Collection[str]) -> str:
+    """What to do with a file that would be the model's if it had another name, before "set 'backend'"; "" if there is none."""
+    for name in sorted(files):
+        suffix = f".{name.rpartition('.')[2].lower()}"
+        if suffix in SUFFIX_BACKEND and suffix != ".py":
+            return f"rename '{name}' to 'model{suffix}', or state default_model_filename: {quoted(name)}; else "
+        if suffix in (".savedmodel", ".graphdef"):
+            return f"'{name}' is TensorFlow's: export the model to ONNX with tf2onnx; for a backend of your own "
+    return ""
 
 
 def complete(

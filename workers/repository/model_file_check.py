@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from protocol.errors import ConfigError
-from workers.repository import pickles, sniffing
+from workers.repository import file_advice, pickles, sniffing
 from workers.repository.pickles import Content
 from workers.repository.sniffing import FileKind, Recognised
 
@@ -72,11 +72,11 @@ def load_problem(path: Path, backend: str, *, single_file: bool = False) -> str:
         format_ = ".pt2" if path.suffix == ".pt2" else ".pt"
     try:
         found = recognised(path)
-        if problem := sniffing.format_problem(found, format_):
+        if problem := file_advice.format_problem(found, format_):
             return f"'{path}' {problem}{export_lines(found, path)}"
         return next(
             (
-                f"'{file}' is {FileKind.LFS_POINTER.value}; {sniffing.advice(FileKind.LFS_POINTER)}"
+                f"'{file}' is {FileKind.LFS_POINTER.value}; {file_advice.advice(FileKind.LFS_POINTER)}"
                 for file in _pointers(path, single_file)
             ),
             "",
@@ -86,8 +86,8 @@ def load_problem(path: Path, backend: str, *, single_file: bool = False) -> str:
 
 
 def export_lines(found: Recognised, path: Path) -> str:
-    """The lines of `sniffing.snippet`, indented on lines of their own after a colon; "" if there are none."""
-    lines = sniffing.snippet(found, path.name).splitlines()
+    """The lines of `file_advice.snippet`, indented on lines of their own after a colon; "" if there are none."""
+    lines = file_advice.snippet(found, path.name).splitlines()
     return ":\n" + "\n".join(f"    {line}" for line in lines) if lines else ""
 
 

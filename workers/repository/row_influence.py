@@ -57,21 +57,24 @@ class Verdict:
 def batching_is_guessed(config: ModelConfig, metadata: BackendMetadata | None) -> bool:
     """Whether nobody says that the model batches, neither its configuration nor its file.
 
+    Inputs alone do not say it: `--input` states them without rows, which somebody supposes to be in front.
+
     Args:
         config: as stated, before it is completed.
         metadata: of the model's file.
     """
     stated = (
-        config.batch_size_stated or config.inputs or config.outputs or config.dynamic_batching or config.warmups
-        or config.batch_inputs or config.batch_outputs
+        config.batch_size_stated or config.outputs or config.dynamic_batching or config.warmups or config.batch_inputs
+        or config.batch_outputs or any(spec.allow_ragged_batch for spec in config.inputs)
     )  # fmt: skip
     guessed = metadata is not None and metadata.batchable and not metadata.max_batch_size
     return guessed and config.backend in GUESSING and not stated
 
 
 def unbatched(config: ModelConfig) -> ModelConfig:
-    """The configuration, before it is completed, of a model whose first dimensions are its own."""
-    return dataclasses.replace(config, max_batch_size=0, batch_size_stated=True)
+    """The configuration, before it is completed, of a model whose first dimensions are its own, also those of stated inputs."""
+    inputs = [dataclasses.replace(spec, dims=(-1, *spec.model_dims), reshape=None) for spec in config.inputs]
+    return dataclasses.replace(config, max_batch_size=0, batch_size_stated=True, inputs=tuple(inputs))
 
 
 def made_up_rows(config: ModelConfig) -> Iterator[tuple[InferRequest, ...]]:

@@ -25,13 +25,13 @@ import orjson
 from protocol.errors import ConfigError
 from protocol.model_config import ModelConfig, pbtxt
 from protocol.model_config.document import MAX_INT64
-from workers.repository import sniffing
+from workers.repository import file_advice
 from workers.repository.completion import (
     SUFFIX_BACKEND,
     infer_backend,
 )
 from workers.repository.digests import Digests
-from workers.repository.folders import config_bytes, config_file, list_repository
+from workers.repository.folders import CONFIG_FILE, config_bytes, config_file, list_repository
 from workers.repository.model_file_check import export_lines, recognised
 from workers.repository.model_files import ModelFile
 from workers.repository.sniffing import FileKind
@@ -41,6 +41,8 @@ from workers.repository.version import ModelFolder, ModelVersion
 _VERSION: Final = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 _BACKENDS: Final = frozenset({"onnxruntime", "pytorch", "python"})
 """Backends whose suffixes are worth naming: those that are ours."""
+_IN_FOLDER: Final = "model.onnx"
+"""The file in a folder that has the model file's name: Triton's layout for ONNX with external data."""
 _NOT_VERSIONS: Final = frozenset({"configs", "warmup", "initial_state", "__pycache__"})
 
 
@@ -133,7 +135,10 @@ def _version(
     beside = _files_beside(folder, config)
     if digests is not None and beside:
         digest = digests.digest_of(beside, folder, digest.encode())
-    return ModelVersion(config.name, version, path / config.default_model_filename, folder, config, digest)
+    file = path / config.default_model_filename
+    if config.backend == "onnxruntime" and (file / _IN_FOLDER).is_file():
+        file /= _IN_FOLDER
+    return ModelVersion(config.name, version, file, folder, config, digest)
 
 
 def _files_beside(folder: Path, config: ModelConfig) -> list[Path]:
@@ -238,16 +243,27 @@ def scan_file(file: ModelFile, known: Digests | None = None) -> ModelVersion:
 
 def _no_model(path: Path) -> str:
     """Why a file without a known suffix is not served: what it is and what to do with it, if that is known."""
+    if path.name == CONFIG_FILE and path.is_file():
+        return (
+            f"'{path}' is a model's configuration; serve the repository that the model is in: penstock serve --model-repository "
+            f"{shlex.quote(str(path.absolute().parents[1]))}"
+        )
     with contextlib.suppress(OSError):
         if path.is_file() and (found := recognised(path)).kind is not FileKind.UNKNOWN:  # opening a pipe would block
             if found.kind is FileKind.EMPTY:
-                return f"'{path}' is empty; {sniffing.advice(found.kind)}"
-            if suffix := sniffing.suffix(found.kind):
-                renamed = path.with_name(
-                    path.stem if path.stem.endswith(suffix) else f"{path.stem.lstrip('.')}{suffix}"
-                )
-                move = f"mv {shlex.quote(str(path))} {shlex.quote(str(renamed))}"
+                return f"'{path}' is empty; {file_advice.advice(found.kind)}"
+            if suffix := file_advice.suffix(found.kind):
+                move = f"mv -n {shlex.quote(str(path))} {shlex.quote(str(_renamed(path, suffix)))}"
                 return f"'{path}' is {found}, and a file's suffix says how to load it; rename it: {move}"
-            return f"'{path}' cannot be served: it is {found}; {sniffing.advice(found.kind)}{export_lines(found, path)}"
+            return (
+                f"'{path}' cannot be served: it is {found}; {file_advice.advice(found.kind)}{export_lines(found, path)}"
+            )
     served = [suffix for suffix, backend in SUFFIX_BACKEND.items() if backend in _BACKENDS]
     return f"'{path}' is not a model file; known suffixes are: {', '.join(served)}"
+
+
+def _renamed(path: Path, suffix: str) -> Path:
+    """The path with this suffix in place of its own; `model.onnx` for `model.onnx.bak` and `.onnx`."""
+    name = path.stem if path.suffix[1:].isalpha() else path.name
+    stem = name.removesuffix(suffix) or "model"
+    return path.with_name(f"{stem}{suffix}")

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
-from workers.backends.onnx_graph import scalars
+from workers.backends.onnx_graph import other_domains, scalars
 
 Shape = list[int | str | None] | None
 SHAPES = st.none() | st.lists(st.integers(0, 2**40) | st.sampled_from(["n", "batch"]), max_size=4)
@@ -68,3 +68,12 @@ def test_large_weights_are_skipped() -> None:
 @pytest.mark.parametrize("data", [b"", b"\x08", b"\xff" * 20, b"\x3a\xff\xff\x03"])
 def test_what_is_no_message_has_no_tensors(data: bytes) -> None:
     assert scalars(data) == frozenset()
+
+
+def test_the_domains_of_its_operators_are_named_without_onnxs_own() -> None:
+    made = helper.make_model(helper.make_graph([], "g", [], []), opset_imports=[
+        helper.make_opsetid(domain, 1) for domain in ("", "ai.onnx", "ai.onnx.ml", "com.microsoft")
+    ])  # fmt: skip
+
+    assert other_domains(made.SerializeToString()) == {"ai.onnx.ml", "com.microsoft"}
+    assert other_domains(b"\x42\xff") == frozenset()

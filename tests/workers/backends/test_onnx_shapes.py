@@ -106,6 +106,24 @@ def test_a_stated_size_that_the_model_does_not_keep_is_any_size(tmp_path: Path) 
     assert [spec.dims for spec in instance.config.outputs] == [(1,), (3,)]  # type: ignore[attr-defined]
 
 
+def test_a_stated_rank_is_not_believed_of_operators_without_shape_inference(tmp_path: Path) -> None:
+    """CatBoost states [n] for its predictions, which are [n, 1]."""
+    path = tmp_path / "m.onnx"
+    trees = helper.make_node(
+        "LinearRegressor", ["X"], ["Y"], domain="ai.onnx.ml", coefficients=[1.0, 1.0], intercepts=[0.5], targets=1
+    )
+    sides = [helper.make_tensor_value_info(name, FLOAT, shape) for name, shape in (("X", ["n", 2]), ("Y", ["n"]))]
+    graph = helper.make_graph([trees], "g", sides[:1], sides[1:])
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("ai.onnx.ml", 3)]
+    onnx.save(helper.make_model(graph, opset_imports=opsets, ir_version=8), path)
+
+    instance = loaded(path)
+
+    assert instance.config.max_batch_size == 32  # type: ignore[attr-defined]
+    answers = run(instance, [request(X=np.float32([[1, 2]])), request(X=np.float32([[3, 4], [5, 6]]))])
+    assert [answer["Y"].tolist() for answer in answers] == [[[3.5]], [[7.5], [11.5]]]
+
+
 def test_nor_is_one_of_a_free_length(tmp_path: Path) -> None:
     path = tmp_path / "m.onnx"
     nodes = [helper.make_node("Identity", ["X"], ["Z"]), helper.make_node("Neg", ["Z"], ["Y"])]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from protocol.errors import ConfigError
 from protocol.messages import InferRequest
 from protocol.tensors import NUMPY_DTYPE, Array, Tensor, from_array
+from tests.real_models.page import UNZIP
 from tests.workers.backends.models import load, request, run
 from tests.workers.backends.test_onnxruntime import save
 from workers.backends.base import Instance
@@ -120,8 +123,20 @@ def test_a_zipmap_is_left_out_and_the_cure_is_named(tmp_path: Path) -> None:
     assert warning["log_level"] == "warning"
     assert warning["reason"] == (
         "output 'output_probability' is of the ONNX type seq(map(int64,tensor(float))), which no V2 datatype holds: export it as a "
-        "tensor, with to_onnx(model, X[:1], options={'zipmap': False}) of skl2onnx, or zipmap=False of onnxmltools"
+        "tensor, with to_onnx(model, X[:1], options={'zipmap': False}) of skl2onnx, or zipmap=False of onnxmltools; CatBoost has "
+        "no such option: docs/real-models.md has lines that take it out of a file"
     )
+
+
+def test_the_lines_of_the_page_take_it_out_of_a_file(tmp_path: Path) -> None:
+    rows = np.float32([[0, 0], [1, 1], [2, 2], [3, 3]])
+    classifier = LogisticRegression().fit(rows, [0, 0, 1, 1])
+    (tmp_path / "model.onnx").write_bytes(to_onnx(classifier, rows[:1]).SerializeToString())
+
+    subprocess.run([sys.executable, "-c", UNZIP], cwd=tmp_path, check=True)
+
+    given = answer(served(tmp_path / "model.onnx"), from_array("X", rows))
+    np.testing.assert_allclose(given["probabilities"], classifier.predict_proba(rows), atol=1e-6)
 
 
 def test_a_model_with_nothing_but_sequences_is_refused(tmp_path: Path) -> None:
