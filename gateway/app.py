@@ -137,6 +137,7 @@ class Gateway:
     async def close(self) -> None:
         """Stop; calls that still wait are answered 503."""
         self.service.draining = True
+        self.service.arrivals.close()
         self.service.completion.fail_all(
             Unavailable("Server is stopping before the request was answered", retry_after=1.0)
         )

@@ -12,7 +12,7 @@ between them. Bounds are a fourth of a power of two apart: `quantile` is at most
 from __future__ import annotations
 
 import bisect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Final
 
 _LEAST: Final = 1e-4
@@ -41,6 +41,12 @@ def bucket(accepted: float, now: float) -> str:
 def histogram(totals: Mapping[str, int]) -> list[tuple[int, int]]:
     """(place of the bucket, answers in it), ascending, without empty ones."""
     return sorted((_PLACES[name], count) for name, count in totals.items() if name in _PLACES and count > 0)
+
+
+def between(before: Iterable[tuple[int, int]], now: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:
+    """What was counted between two readings; a count that fell counts as nothing."""
+    former = dict(before)
+    return [(place, grown) for place, count in now if (grown := count - former.get(place, 0)) > 0]
 
 
 def quantile(counts: Sequence[tuple[int, int]], share: float) -> float | None:

@@ -12,6 +12,7 @@ from typing import Final
 
 from gateway.admission.admission import Admission
 from gateway.catalogue.catalogue import Catalogue
+from protocol.errors import Unavailable
 
 _LONGEST: Final = 0.5
 """Longest pause between two checks of the catalogue, in seconds."""
@@ -51,6 +52,7 @@ class Arrivals:
         self._model_wait = model_wait
         self._clock = clock
         self._began: float | None = None
+        self._closed = False
         self._waiting: set[asyncio.Future[None]] = set()
         self.wake: Callable[[str], None] = lambda model: None
 
@@ -64,6 +66,11 @@ class Arrivals:
         for future in self._waiting:
             if not future.done():
                 future.set_result(None)
+
+    def close(self) -> None:
+        """End all waits: this gateway stops."""
+        self._closed = True
+        self.changed()
 
     def until(self, model: str, version: str, deadline: float) -> float | None:
         """See `wait_until`."""
@@ -79,11 +86,14 @@ class Arrivals:
 
         Raises:
             Exhausted: too many calls wait.
+            Unavailable: this gateway stops meanwhile.
         """
         if self.until(model, version, deadline) is None:
             return
         with self._admission.poll():
             while (until := self.until(model, version, deadline)) is not None:
+                if self._closed:
+                    raise Unavailable("Server is stopping before the model was available", retry_after=1.0)
                 if self._catalogue.sleeping(model):
                     self.wake(model)
                 future: asyncio.Future[None] = asyncio.get_running_loop().create_future()

@@ -23,6 +23,7 @@ from gateway.metrics import GatewayMetrics
 from protocol.errors import FleetError, NotFound, Unavailable
 from protocol.ports import Bus, ImmediateBus, OutRecord, Place, Published
 from protocol.runtime.microtasks import Microtasks
+from protocol.runtime.repeats import Flood
 from protocol.runtime.tasks import BackgroundTasks
 
 _GROUP_BYTES: Final = 1024 * 1024
@@ -85,6 +86,7 @@ class Publisher:
         self._in_flight: dict[str, int] = {}
         self._scheduled = False
         self._tasks = BackgroundTasks("publisher")
+        self._flood = Flood()
         self.on_published: Callable[[str], None] | None = None
 
     def enqueue(self, topic: str, record: OutRecord, call: Call) -> None:
@@ -217,7 +219,12 @@ class Publisher:
 
     def _fail(self, group: _Group, error: Exception) -> None:
         if isinstance(error, FleetError):
-            _log.warning("publish failed", topic=group.topic, records=len(group.records), error=error.message)
+            held = self._flood.held((group.topic, error.message), self._loop.time())
+            if held is not None:
+                _log.warning(
+                    "publish failed", topic=group.topic, records=len(group.records), error=error.message,
+                    **({"not_logged": held} if held else {}),
+                )  # fmt: skip
         else:
             _log.error("publish failed", topic=group.topic, records=len(group.records), exc_info=error)
             error = Unavailable(f"the request could not be published: {type(error).__name__}")

@@ -137,13 +137,8 @@ class Service:
         self.keys = Keyring(settings.signing_secret)
         batch_topics = BatchTopics(transport.bus, names, self.catalogue)
         self.capacity = HeartbeatCapacity(names, self.catalogue)
-        routed = None
-        if settings.routing == "queue" and transport.bus.immediate is None:
-            dice = random.Random(settings.gateway)  # noqa: S311  # decides no secret; the id makes simulations repeatable
-            router = Router(self.capacity, dice, settings.worker_timeout)
-            routed = RoutedCalls(router, clock)
         self.publisher = Publisher(
-            transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks, routed
+            transport.bus, metrics, self.completion.fail, batch_topics, transport.microtasks, self._routed()
         )
         self.waiting, self.scaling = self._watch_waiting()
         self.new_id = Ids()
@@ -159,6 +154,18 @@ class Service:
         self.regions = Regions(settings.allow_shared_memory)
         self.trace_settings = TraceSettings(self.catalogue.known)
         self.log_settings = LogSettings()
+        self._show(metrics)
+
+    def _routed(self) -> RoutedCalls | None:
+        """Chooses the partition of each group of requests; None where the log does so."""
+        settings = self.settings
+        if settings.routing != "queue" or self.transport.bus.immediate is not None:
+            return None
+        dice = random.Random(settings.gateway)  # noqa: S311  # decides no secret; the id makes simulations repeatable
+        return RoutedCalls(Router(self.capacity, dice, settings.worker_timeout), self.clock)
+
+    def _show(self, metrics: GatewayMetrics) -> None:
+        """Let the metrics look at what is held now."""
         metrics.inflight = self.completion.pending.__len__
         metrics.batch_inflight = lambda: self.admissions.batch.calls
         metrics.queued_bytes = lambda: self.admission.size + self.admissions.batch.size

@@ -30,7 +30,7 @@ from gateway.rest.routing import INFER, RouteCache
 from gateway.rest.turn import Turn
 from protocol import v2
 from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument, NotFound, TooLarge, Unavailable, quoted
-from protocol.messages import InferReply, Lane
+from protocol.messages import InferReply, InferRequest, Lane
 from protocol.tensors import Buffer, ManyElements
 from protocol.v2 import InferBody
 
@@ -265,9 +265,8 @@ class InferFrontend:
         field = fields.get(b"inference-header-content-length")
         length = bodies.header_length(field) if exchange.verb == INFER else None
         body = await self._parse(exchange, length, served)
-        key = fields.get(b"idempotency-key")
         asynchronous = _prefers(fields.get(b"prefer", b""), b"respond-async")
-        if key is None and not asynchronous:
+        if b"idempotency-key" not in fields and not asynchronous:
             self._submit(exchange, served, body)
             return
         if self._forwarded.open:
@@ -280,25 +279,38 @@ class InferFrontend:
         if body.shared:
             await self._read_shared(exchange, served, body)
             others = [tensor.data for tensor in body.inputs]
+        mark = fingerprint(raw, (field or b"").decode("latin-1"), *others)
+        queue, request = self._claimed_request(exchange, served, body, asynchronous=asynchronous)
+        self._responses.release(exchange)
+        del raw, body, others  # free them while the call waits
+        await self._claim(exchange, queue, request, mark, asynchronous=asynchronous)
+
+    def _claimed_request(
+        self, exchange: Exchange, served: Served, body: InferBody, *, asynchronous: bool
+    ) -> tuple[RequestQueue, InferRequest]:
+        """The request of a keyed or asynchronous call, and the queue that it joins."""
+        key = exchange.fields.get(b"idempotency-key")
         if key is None:
             exchange.id = self._service.new_id()
         else:
             exchange.id = keyed_id(exchange.principal, exchange.model, exchange.version, key.decode("latin-1"))
         context = self._context(exchange, claimed=True, default=0.0 if asynchronous else None)
-        queue = self._service.queue(served, body.parameters, _lane(fields))
-        request = self._service.request(queue, body, context)
-        mark = fingerprint(raw, (field or b"").decode("latin-1"), *others)
-        self._responses.release(exchange)
-        del raw, body, others  # free them while the call waits
-        if asynchronous:
-            classes = tuple(exchange.extras.classes.items()) if exchange.extras is not None else ()
-            accepted = await self._claims.accept(queue, request, mark, exchange.binary, classes)
-            if accepted.reply is None:
-                self._responses.accepted(exchange, accepted.token)
-            else:
-                self._responses.answer(exchange, accepted.reply)
-        else:
+        queue = self._service.queue(served, body.parameters, _lane(exchange.fields))
+        return queue, self._service.request(queue, body, context)
+
+    async def _claim(
+        self, exchange: Exchange, queue: RequestQueue, request: InferRequest, mark: str, *, asynchronous: bool
+    ) -> None:
+        """Claim the request and answer it; an asynchronous one with its handle, unless it has its answer already."""
+        if not asynchronous:
             self._responses.answer(exchange, await self._claims.infer(queue, request, mark))
+            return
+        classes = tuple(exchange.extras.classes.items()) if exchange.extras is not None else ()
+        accepted = await self._claims.accept(queue, request, mark, exchange.binary, classes)
+        if accepted.reply is None:
+            self._responses.accepted(exchange, accepted.token)
+        else:
+            self._responses.answer(exchange, accepted.reply)
 
     async def _beside(self, exchange: Exchange, work: Coroutine[Any, Any, Result]) -> Result:
         """Run work on a body as a task that ends when the client goes, so that it does not hold the body."""

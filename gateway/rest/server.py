@@ -15,6 +15,7 @@ from gateway.calls.service import Service
 from gateway.durable.claims import Claims
 from gateway.durable.requests import Requests
 from gateway.repository.control import RepositoryControl
+from gateway.rest import pem
 from gateway.rest.access import Access
 from gateway.rest.connection import InferConnection
 from gateway.rest.exchange import Endpoint, QueuedResponse
@@ -28,7 +29,6 @@ from gateway.rest.turn import Turn
 from gateway.rest.unread import Unread
 from gateway.rest.uvicorn_internals import Config, Server
 from gateway.restrictions import Restrictions
-from protocol.errors import ConfigError
 
 _TICKS: Final = 5
 """Checks per timeout of an idle connection."""
@@ -78,11 +78,7 @@ class HttpServer:
         try:
             config.load()
         except OSError as error:  # also of ssl
-            authority_of = f", or client CA '{settings.tls_client_ca}'," if settings.tls_client_ca else ""
-            raise ConfigError(
-                f"TLS certificate '{settings.tls_certificate}' and key '{settings.tls_key}'{authority_of} cannot be used: {error}; "
-                "both must be PEM files that belong together"
-            ) from None
+            raise pem.refusal(error, settings.tls_certificate, settings.tls_key, settings.tls_client_ca) from None
         self._server = Server(config)
         self._server.lifespan = config.lifespan_class(config)
         self._timers: dict[str, asyncio.TimerHandle] = {}

@@ -5,8 +5,8 @@ from __future__ import annotations
 import socket
 import ssl
 
+from gateway.rest import pem
 from gateway.rest.listening import bind
-from protocol.errors import ConfigError
 
 
 def listener_of(host: str, port: int, *, shared: bool = False) -> socket.socket:
@@ -39,11 +39,11 @@ def tls_context(certificate: str, key: str, client_ca: str) -> ssl.SSLContext | 
     try:
         context.load_cert_chain(certificate, key)
     except OSError as error:  # also of ssl
-        raise ConfigError(f"TLS certificate '{certificate}' and key '{key}' cannot be used: {error}") from None
+        raise pem.refusal(error, certificate, key) from None
     if client_ca:
         try:
             context.load_verify_locations(client_ca)
         except OSError as error:
-            raise ConfigError(f"client CA '{client_ca}' cannot be used: {error}") from None
+            raise pem.refusal(error, certificate, key, client_ca) from None
         context.verify_mode = ssl.CERT_REQUIRED
     return context

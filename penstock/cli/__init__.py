@@ -137,6 +137,8 @@ def _run() -> None:
         sys.exit(130)  # a question was answered with no
     except click.ClickException as exc:
         exc.show()
+        if isinstance(exc, click.NoSuchOption):
+            _tell_of_file_with_dash()
         sys.exit(exc.exit_code)
     except Exception as exc:
         if interrupts.asked():  # a library has made an error of its own of the interrupt
@@ -145,13 +147,25 @@ def _run() -> None:
         raise
 
 
+def _tell_of_file_with_dash() -> None:
+    """Say how a file is named whose name was taken for an option."""
+    import shlex
+    from pathlib import Path
+
+    name = next((each for each in sys.argv[1:] if each.startswith("-") and Path(each).exists()), "")
+    if name:
+        click.echo(f"penstock: the file of this name is {shlex.quote(f'./{name}')}", err=True)
+
+
 def _warn_of_variables() -> None:
-    """Name the environment variables that look like ours and mean nothing."""
+    """Name the environment variables that look like ours and mean nothing; remove those of Kubernetes that a flag would read."""
     ours = {name: value for name, value in os.environ.items() if name.startswith("PENSTOCK_")}
     if not ours or COMPLETE in os.environ:
         return
-    from penstock.cli.variables import problems
+    from penstock.cli.variables import problems, service_links
 
+    for name in service_links(ours):
+        del os.environ[name]
     for problem in problems(ours):
         click.echo(f"penstock: {problem}", err=True)
 

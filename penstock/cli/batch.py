@@ -210,7 +210,7 @@ def cancel(ctx: click.Context, /, name: str, **flags: Any) -> None:
         with_journal.close()
     finally:
         folder.unlock()
-    print(f"job {name} is cancelled; {count:,} records in flight were")
+    print(f"job {name} is cancelled, with {count:,} records in flight")
 
 
 def _require_way(job: JobState, way: str) -> None:

@@ -158,7 +158,7 @@ async def _outcome(begin: Begin, backend: Backend, shown: Shown, stop: Stop, *, 
     try:
         unused = await _or_stop(apart(runner.open_input), stop)
         if unused:
-            shown.note(f"no input of the model needs: {', '.join(unused[:16])}")
+            shown.note(f"columns that no input of the model needs: {', '.join(unused[:16])}")
         await _or_stop(runner.start(), stop)
         return await runner.run(stop, shown.progress)
     finally:

@@ -1,16 +1,40 @@
-"""How shells are asked for completions, and what they are answered: click's, mended for zsh and fish.
+"""How shells are asked for completions, and what they are answered: click's, mended.
 
-click's fish script cuts descriptions at their first comma; in both shells its scripts offer nothing for the second part of
-`--option=VALUE`, or replace the option by the value. A path that follows `NAME=` is completed, too.
+click's fish script cuts descriptions at their first comma; in all three shells it offers nothing for the second part of
+`--option=VALUE`, or replaces the option by the value. A path that follows `NAME=` is completed, too.
 """
 
 from __future__ import annotations
 
 from typing import Final
 
-from click.shell_completion import CompletionItem, FishComplete, ZshComplete, add_completion_class, get_completion_class
+from click.shell_completion import (
+    BashComplete,
+    CompletionItem,
+    FishComplete,
+    ZshComplete,
+    add_completion_class,
+    get_completion_class,
+)
 
 SHELLS: Final = ("bash", "zsh", "fish")
+
+
+class Bash(BashComplete):
+    """bash, in which `=` is a word of its own, and the last word alone is replaced."""
+
+    def get_completion_args(self) -> tuple[list[str], str]:
+        """The words before the last one, and that."""
+        given, incomplete = super().get_completion_args()
+        words: list[str] = []
+        for word in given:
+            joins = words and (word == "=" or words[-1].endswith("="))
+            words = [*words[:-1], words[-1] + word] if joins else [*words, word]
+        if words and words[-1].endswith("="):
+            words[-1] = words[-1].removesuffix("=")
+            if not words[-1].startswith("-"):
+                words.pop()
+        return words, incomplete
 
 
 class Zsh(ZshComplete):
@@ -112,6 +136,7 @@ def script(shell: str, group: object, command: str, variable: str) -> str:
 
 def register() -> None:
     """Have click answer shells so."""
+    add_completion_class(Bash)
     add_completion_class(Zsh)
     add_completion_class(Fish)
 

@@ -35,6 +35,11 @@ _SERVICE_URL: Final = re.compile(r"(tcp|udp|sctp)://")
 _PREFIX: Final = "PENSTOCK_"
 
 
+def service_links(environment: Mapping[str, str]) -> list[str]:
+    """The variables of ports that Kubernetes has set: for a service called penstock-grpc, PENSTOCK_GRPC_PORT is its URL."""
+    return sorted(name for name, value in environment.items() if name.endswith("_PORT") and _SERVICE_URL.match(value))
+
+
 def problems(environment: Mapping[str, str]) -> Iterator[str]:
     """A sentence for each variable that has no effect.
 

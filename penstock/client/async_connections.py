@@ -17,7 +17,7 @@ from typing import Final, cast
 from penstock.client import requests
 from penstock.client.blocking_connections import CONNECT_TIMEOUT, IDLE, poll_of
 from penstock.client.environment import Route
-from penstock.client.exchange import Answered, AnswerReader, connect_head, tunnel_status
+from penstock.client.exchange import CLOSED, Answered, AnswerReader, connect_head, tls_advice, tunnel_status
 from penstock.client.retrying import Unreached
 from protocol.errors import DeadlineExceeded, FleetError, InvalidArgument
 
@@ -114,7 +114,8 @@ class _Connection(asyncio.Protocol):
         if error is None and (answered := self._reader.ended()) is not None:
             self._finish(answered)
             return
-        why = f"broke the connection: {error}" if error else "closed the connection before its answer was complete"
+        closed = CLOSED + ("" if self.used else tls_advice(self._url))
+        why = f"broke the connection: {error}" if error else closed
         self._fail(Unreached(f"{self._url} {why}", sent=True))
 
     def _finish(self, answered: Answered) -> None:

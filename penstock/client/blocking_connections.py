@@ -16,7 +16,7 @@ from typing import Final, Protocol
 
 from penstock.client import requests
 from penstock.client.environment import Route
-from penstock.client.exchange import Answered, AnswerReader, connect_head, tunnel_status
+from penstock.client.exchange import CLOSED, Answered, AnswerReader, connect_head, tls_advice, tunnel_status
 from penstock.client.retrying import Unreached
 from protocol.errors import DeadlineExceeded, InvalidArgument
 
@@ -80,7 +80,7 @@ class _Connection:
             if answered is not None:
                 return answered
             if not data:
-                raise Unreached(f"{self._url} closed the connection before its answer was complete", sent=True)
+                raise Unreached(f"{self._url} {CLOSED}{'' if self.used else tls_advice(self._url)}", sent=True)
 
     def _last_words(self, until: float | None) -> Answered | None:
         try:

@@ -14,6 +14,8 @@ from protocol.errors import InvalidArgument
 from protocol.runtime.outages import system_error
 from protocol.urls import is_loopback
 
+_OF_ANOTHER: Final = (62, 64)
+"""OpenSSL's codes for a certificate of another name or address."""
 _LOOPBACK: Final = ("127.0.0.1", "::1")
 
 
@@ -63,7 +65,8 @@ def _why(error: BaseException, host: str) -> str:
     if isinstance(error, socket.gaierror):
         return f"the name '{host}' has no address: {(error.strerror or '').lower()}"
     if isinstance(error, ssl.SSLCertVerificationError):
-        return f"its certificate is not trusted: {error.verify_message}{_authorities()}"
+        advice = "" if error.verify_code in _OF_ANOTHER else _authorities()
+        return f"its certificate is not trusted: {error.verify_message.rstrip('.')}{advice}"
     if isinstance(error, ssl.SSLError) and error.reason == "WRONG_VERSION_NUMBER":
         return "it does not speak TLS; its URL may begin with http://"
     return system_error(str(error)) or str(error) or type(error).__name__

@@ -17,6 +17,7 @@ from protocol.errors import CodecError, InvalidArgument, TooLarge, quoted
 
 MAX_HEAD: Final = 64 * 1024
 """Bytes of an answer's status line and headers."""
+CLOSED: Final = "closed the connection before its answer was complete"
 _FINAL: Final = 200
 _SHOWN: Final = 40
 
@@ -70,6 +71,11 @@ def _line(name: str, value: str) -> str:
     if not value.isascii() or not value.isprintable():
         raise InvalidArgument(f"{name} must be printable ASCII, as it travels in a header, not {quoted(value)}")
     return f"{name}: {value}"
+
+
+def tls_advice(url: str) -> str:
+    """The end of a sentence about a server that closed a new connection: it may have expected TLS."""
+    return "; if it speaks TLS, its URL begins with https://" if url.startswith("http://") else ""
 
 
 def connect_head(address: Address, proxy: Address) -> bytes:

@@ -99,7 +99,7 @@ class RpcWire:
         if path == "/v2/models/stats":
             return Request("ModelStatistics", path, {}, b"", True)
         found = _MODEL.match(path)
-        if found is None:
+        if found is None or "?" in path:  # no RPC has a query's parameters
             known = "/v2, /v2/models/stats, and a model's or version's metadata, /config and /stats"
             raise Unsupported(
                 f"no RPC answers {quoted(path)}: over gRPC there are {known}; ask the gateway's http:// URL"

@@ -58,7 +58,7 @@ def model_views(
 
     Args:
         announced: the newest announcement of each.
-        totals: Triton's entry of each (`protocol.model_stats.document`).
+        totals: Triton's entry of each (`protocol.model_stats.document`), with `answers` as of `answer_times.histogram`.
         beats: of live workers.
         lanes: of each version; see `lane_views`.
     """
@@ -83,6 +83,7 @@ def _model(
         ready_workers=sum(not beat.draining for beat, _ in found), max_batch=max_batch_of(entry.config),
         partitions=entry.partitions, unowned=sum(partition not in owned for partition in range(min(entry.partitions, 4096))),
         digests=len(digests),
+        answers=tuple(counted.get("answers", ())),
         rows_run=_count(counted.get("inference_count")), batches_run=_count(counted.get("execution_count")),
     )  # fmt: skip
 

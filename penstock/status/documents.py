@@ -6,11 +6,13 @@ and a document of another kind is a `CodecError`.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from penstock.status.view import FleetView, Key, LaneView, ModelView, WorkerView
+from protocol.answer_times import NAMES
 from protocol.errors import CodecError
 
 LANES: Final = ("interactive", "batch")
@@ -24,7 +26,12 @@ UNSCALED: Final = "oldest age, time to drain and wanted workers are unknown: thi
 
 
 def gateway_view(
-    source: str, at: float, ready: str, documents: tuple[object, object, object | None], max_batch: Mapping[Key, int]
+    source: str,
+    at: float,
+    ready: str,
+    documents: tuple[object, object, object | None],
+    max_batch: Mapping[Key, int],
+    overview: object = None,
 ) -> FleetView:
     """What a gateway says of its fleet.
 
@@ -33,6 +40,7 @@ def gateway_view(
         ready: "" or why it is not ready.
         documents: the repository index, the statistics with workers, and the scaling document or None if it has none.
         max_batch: rows of the largest batch, of versions for which it is known.
+        overview: `/v2/fleet/models`, which an older gateway does not have.
 
     Raises:
         CodecError: a document is not what its route answers.
@@ -40,8 +48,11 @@ def gateway_view(
     index, statistics, scaling = documents
     entries = {_key(entry, "name"): entry for entry in _listed(statistics, "model_stats", "/v2/models/stats")}
     lanes = _lanes(scaling)
+    answers = _answers(overview)
     models = tuple(
-        _model(entry, entries.get(key, {}), lanes, max_batch.get(key, 0))
+        dataclasses.replace(
+            _model(entry, entries.get(key, {}), lanes, max_batch.get(key, 0)), answers=answers.get(key, ())
+        )
         for entry in _rows(index, "/v2/repository/index")
         if (key := _key(entry, "name"))[0] and key[1]
     )
@@ -85,6 +96,20 @@ def _lanes(scaling: object | None) -> dict[Key, dict[str, Mapping[str, Any]]]:
     if scaling is not None:
         for entry in _listed(scaling, "models", "/v2/fleet/scaling"):
             found.setdefault(_key(entry, "model"), {})[text(entry.get("lane"))] = entry
+    return found
+
+
+def _answers(overview: object) -> dict[Key, tuple[tuple[int, int], ...]]:
+    """How many answers took how long, by version."""
+    found = {}
+    for entry in _mappings(overview.get("models") if isinstance(overview, dict) else None):
+        counts = entry.get("counts")
+        pairs = counts.get("answers") if isinstance(counts, dict) else None
+        known = [pair for pair in pairs if isinstance(pair, list) and len(pair) == 2] if isinstance(pairs, list) else []
+        counted = [(_count(place), _count(count)) for place, count in known[: len(NAMES)]]
+        found[_key(entry, "name")] = tuple(
+            [(a, b) for a, b in counted if a is not None and b is not None and a < len(NAMES)]
+        )
     return found
 
 

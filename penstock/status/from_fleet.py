@@ -15,6 +15,7 @@ from penstock.dead.letters import ReadLetter, Redriven, read_letter
 from penstock.dead.topic import there_now
 from penstock.status.beats import lane_views, model_views, worker_views
 from penstock.status.view import FleetView, Key
+from protocol.answer_times import histogram
 from protocol.errors import FleetError, Unavailable
 from protocol.heartbeat_codec import decode_announcement
 from protocol.messages import Announcement
@@ -131,7 +132,8 @@ class FleetReader:
         results = self._transport.results
         announced = await self._announced()
         keys = sorted(announced)
-        totals = dict(zip(keys, map(document, await results.totals(keys)), strict=True))
+        kept = await results.totals(keys)
+        totals = {key: {**document(of), "answers": histogram(of)} for key, of in zip(keys, kept, strict=True)}
         beats = [beat for beat in await self._transport.directory.workers() if is_sound(beat)]
         now = self._now = await results.now()
         self._scaling.observe(beats)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Final
@@ -49,7 +50,14 @@ class GatewayReader:
         documents = index, statistics, scaling
         view = gateway_view(self._url, self._clock(), ready, documents, self._max_batch)
         self._learn(view)
-        return gateway_view(self._url, view.at, ready, documents, self._max_batch)
+        return gateway_view(self._url, view.at, ready, documents, self._max_batch, self._overview())
+
+    def _overview(self) -> object | None:
+        """None from an older gateway, or one that restricts it."""
+        with contextlib.suppress(FleetError):
+            answered: object = self._client.get("/v2/fleet/models")
+            return answered
+        return None
 
     def _scaling(self) -> object | None:
         try:

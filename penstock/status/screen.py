@@ -16,8 +16,8 @@ MAX_ROWS: Final = 60
 """Versions, and workers, that are shown; the busiest."""
 _CODES: Final = {"critical": "1;31", "warning": "33", "good": "32", "head": "1"}
 _MODELS: Final = (
-    "MODEL", "VER", "STATE", "LANE", "WAITING", "ROWS", "OLDEST", "DRAIN", "ROWS/S", "BATCH", "WORKERS", "WANTED", "PARTITIONS",
-    "DEAD",
+    "MODEL", "VER", "STATE", "LANE", "WAITING", "ROWS", "OLDEST", "DRAIN", "ROWS/S", "BATCH", "P50", "P99", "WORKERS", "WANTED",
+    "PARTITIONS", "DEAD",
 )  # fmt: skip
 _WORKERS: Final = ("WORKER", "STATE", "PROCESS", "SEEN", "MODELS", "PARTITIONS", "QUEUED", "RESTARTS")
 
@@ -62,12 +62,13 @@ def _model_rows(model: ModelView, view: FleetView) -> Iterator[tuple[str, ...]]:
     more = "+" if model.model in view.dead_cut else ""
     yield (
         clean(model.model), clean(model.version), clean(model.state), *_lane_cells(first),
-        _decimal(model.rows_per_second), _fill(model), str(model.ready_workers), _number(model.wanted_workers),
+        _decimal(model.rows_per_second), _fill(model), _answered(model.p50), _answered(model.p99),
+        str(model.ready_workers), _number(model.wanted_workers),
         _partitions(model), dead + more,
     )  # fmt: skip
     for lane in others:
         if lane.requests:
-            yield ("", "", "", *_lane_cells(lane), "", "", "", "", "", "")
+            yield ("", "", "", *_lane_cells(lane), "", "", "", "", "", "", "", "")
 
 
 def _lane_cells(lane: LaneView) -> tuple[str, ...]:
@@ -79,6 +80,13 @@ def _fill(model: ModelView) -> str:
     if model.rows_per_batch is None:
         return "-"
     return f"{model.rows_per_batch:.1f} of {model.max_batch or UNKNOWN}"
+
+
+def _answered(seconds: float | None) -> str:
+    """The time within which answers were ready; the scale is a fifth wide, so two digits are enough."""
+    if seconds is None:
+        return "-"
+    return f"{seconds * 1000:.1f} ms" if seconds < 0.01 else _duration(seconds) if seconds < 1 else f"{seconds:.1f} s"
 
 
 def _partitions(model: ModelView) -> str:

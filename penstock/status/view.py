@@ -8,6 +8,8 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 
+from protocol.answer_times import between, quantile
+
 Key = tuple[str, str]
 """(model, version)."""
 
@@ -45,6 +47,8 @@ class ModelView:
         digests: different sets of files under this version.
         rows_run, batches_run: since the store began to count.
         rows_per_second, rows_per_batch: between two readings; None if nothing ran.
+        answers: by the bucket of their time (`protocol.answer_times`), since the store began to count.
+        p50, p99: within so many seconds half of the answers between two readings were ready, and 99 of 100; None without any.
     """
 
     model: str
@@ -62,6 +66,9 @@ class ModelView:
     batches_run: int = 0
     rows_per_second: float | None = None
     rows_per_batch: float | None = None
+    answers: tuple[tuple[int, int], ...] = ()
+    p50: float | None = None
+    p99: float | None = None
 
     @property
     def key(self) -> Key:
@@ -124,7 +131,7 @@ class FleetView:
 
 
 def with_pace(now: FleetView, before: FleetView) -> FleetView:
-    """The later view with what ran between the two: rows per second and rows per batch. A count that fell counts as unknown."""
+    """The later view with what ran between the two: rows a second and a batch, times of answers. A count that fell is unknown."""
     seconds = now.at - before.at
     known = {model.key: model for model in before.models}
 
@@ -135,9 +142,11 @@ def with_pace(now: FleetView, before: FleetView) -> FleetView:
         rows, batches = model.rows_run - former.rows_run, model.batches_run - former.batches_run
         if rows < 0 or batches < 0:
             return model
+        answers = between(former.answers, model.answers)
         return dataclasses.replace(
-            model, rows_per_second=rows / seconds, rows_per_batch=rows / batches if rows and batches else None
-        )
+            model, rows_per_second=rows / seconds, rows_per_batch=rows / batches if rows and batches else None,
+            p50=quantile(answers, 0.5), p99=quantile(answers, 0.99),
+        )  # fmt: skip
 
     return dataclasses.replace(now, models=tuple(map(paced, now.models)))
 

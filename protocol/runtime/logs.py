@@ -127,24 +127,25 @@ def configure(style: str = "human", level: str = "info") -> None:
         logger_factory=structlog.stdlib.LoggerFactory(),
         cache_logger_on_first_use=True,
     )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.addFilter(Hush(handler))
-    handler.addFilter(Seldom())
-    handler.addFilter(Once(wanted=style != "json"))
-    _levels.off = frozenset()
-    handler.addFilter(_levels)
-    handler.setFormatter(
-        structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish],
-        )
+    formatter = structlog.stdlib.ProcessorFormatter(
+        foreign_pre_chain=shared, processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *finish]
     )
     root = logging.getLogger()
-    root.handlers[:] = [handler]
+    root.handlers[:] = [_handler(formatter, once=style != "json")]
     root.setLevel(level.upper())
     for noisy in ("aiokafka", "kafka", "uvicorn.error", "httpx"):
         logging.getLogger(noisy).setLevel(max(logging.WARNING, root.level))
     logging.getLogger("uvicorn.access").disabled = True
+
+
+def _handler(formatter: logging.Formatter, *, once: bool) -> logging.Handler:
+    """To stderr, without what is hushed, seldom or switched off; `once`: without what was said before."""
+    handler = logging.StreamHandler(sys.stderr)
+    _levels.off = frozenset()
+    for each in (Hush(handler), Seldom(), Once(wanted=once), _levels):
+        handler.addFilter(each)
+    handler.setFormatter(formatter)
+    return handler
 
 
 def shorten(_: object, __: str, entry: MutableMapping[str, Any]) -> MutableMapping[str, Any]:

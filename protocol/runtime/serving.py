@@ -23,7 +23,7 @@ async def serve(
     drain: Callable[[StopEvent], Coroutine[Any, Any, None]] = _drained,
     **about: str,
 ) -> None:
-    """Start, serve until SIGTERM or SIGINT, then drain and close. A signal during the start cancels it.
+    """Start, serve until a signal ends the process, then drain and close. A signal during the start cancels it.
 
     Args:
         start: begins to serve; one that fails or is cancelled leaves nothing to close.

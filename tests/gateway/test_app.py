@@ -122,6 +122,20 @@ async def test_what_does_not_end_within_the_grace_is_503(fleet: Site) -> None:
     assert "Server is stopping" in answer.json["error"]
 
 
+async def test_a_call_that_waits_for_its_model_does_not_delay_the_end(fleet: Site) -> None:
+    gateway = await fleet.gateway(drain_grace=0.05, model_wait=3600.0)
+    calling = asyncio.ensure_future(gateway.infer())
+    await until(lambda: gateway.gateway.service.admission.polls == 1)
+
+    await gateway.gateway.drain()
+    await gateway.gateway.close()
+    gateway._stopped = True
+
+    answer = await calling
+    assert answer.status_code == 503
+    assert "Server is stopping" in answer.json()["error"]
+
+
 async def test_a_keyed_call_in_flight_at_the_end_runs_on_for_the_next_gateway(fleet: Site) -> None:
     worker = await fleet.worker()
     worker.open.clear()

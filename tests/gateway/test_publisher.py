@@ -5,12 +5,14 @@ from collections.abc import AsyncIterator, Sequence
 
 import pytest
 from prometheus_client import CollectorRegistry
+from structlog.testing import capture_logs
 
 from gateway.calls.pending import Call
 from gateway.calls.publisher import IN_FLIGHT, Publisher
 from gateway.metrics import GatewayMetrics
 from protocol.errors import FleetError, Unavailable
 from protocol.ports import OutRecord, Published
+from protocol.runtime.repeats import BURST
 from tests.gateway.turns import turns
 
 
@@ -133,3 +135,16 @@ async def test_close_waits_for_what_was_held_back(site: Site) -> None:
     await closing
 
     assert len(site.bus.groups) == IN_FLIGHT + 1
+
+
+async def test_a_disk_that_stays_full_does_not_fill_with_log_lines(site: Site) -> None:
+    with capture_logs() as lines:
+        for index in range(3 * BURST):
+            site.send(1)
+            await turns()
+            site.bus.groups[index][2].set_exception(Unavailable("database or disk is full"))
+            await turns()
+
+    assert len(site.failed) == 3 * BURST
+    assert BURST <= len(lines) < 2 * BURST
+    assert {line["event"] for line in lines} == {"publish failed"}

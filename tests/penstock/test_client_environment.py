@@ -12,6 +12,7 @@ import pytest
 
 from penstock.client import AsyncClient, Client, requests
 from penstock.client.environment import Route
+from penstock.client.exchange import tls_advice
 from protocol.errors import FleetError, InvalidArgument
 
 
@@ -24,7 +25,7 @@ def plain(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def untrusted() -> ssl.SSLCertVerificationError:
     error = ssl.SSLCertVerificationError(1, "[SSL: CERTIFICATE_VERIFY_FAILED] certificate verify failed")
-    error.verify_message = "self-signed certificate"
+    error.verify_code, error.verify_message = 18, "self-signed certificate"
     return error
 
 
@@ -113,3 +114,19 @@ async def test_localhost_is_this_machine_at_both_its_addresses(address: str) -> 
 def test_other_names_are_the_resolvers() -> None:
     assert Route("http://localhost:8000").hosts == ("localhost", "127.0.0.1", "::1")
     assert Route("http://model.example").hosts == ("model.example",)
+
+
+def test_a_certificate_of_another_name_is_no_matter_of_authorities() -> None:
+    error = untrusted()
+    error.verify_code, error.verify_message = 62, "Hostname mismatch, certificate is not valid for 'a'."
+
+    assert (
+        Route("https://a:1").failed(error).endswith("not trusted: Hostname mismatch, certificate is not valid for 'a'")
+    )
+
+
+@pytest.mark.parametrize(
+    ("url", "advice"), [("http://a:1", "; if it speaks TLS, its URL begins with https://"), ("https://a:1", "")]
+)
+def test_a_server_of_tls_that_was_called_without_it(url: str, advice: str) -> None:
+    assert tls_advice(url) == advice

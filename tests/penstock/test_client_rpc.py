@@ -326,3 +326,12 @@ def test_what_a_failed_call_means(code: str, details: str, headers: dict[str, st
 
     assert isinstance(error, kind)
     assert error.code is (Code(headers["penstock-error"]) if headers else Code[code])
+
+
+@pytest.mark.parametrize("path", ["/v2/models/stats?per_worker=true", "/v2/models/m?x=1", "/v2/fleet/scaling"])
+def test_a_path_that_no_rpc_answers_is_refused_before_it_is_asked(path: str) -> None:
+    with (
+        Client("grpc://127.0.0.1:1", retries=0) as client,
+        pytest.raises(Unsupported, match="ask the gateway's http:// URL"),
+    ):
+        client.get(path)

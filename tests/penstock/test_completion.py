@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from penstock.cli import COMMANDS, group
+from penstock.cli import COMMANDS, group, shells
 
 ROOT = Path(__file__).parents[2]
 ASK = """
@@ -49,6 +49,10 @@ def complete(folder: Path, *words: str) -> list[str]:
         (("penstock", "infer", "m", "--sha"), ["--shape"]),
         (("penstock", "serve", "--http-p"), ["--http-port"]),
         (("penstock", "serve", "--routing", ""), ["queue", "spread"]),
+        (("penstock", "serve", "--routing", "=", "q"), ["queue"]),
+        (("penstock", "serve", "--routing", "="), ["queue", "spread"]),
+        (("penstock", "serve", "--host", "=", "::1", "--routing", "="), ["queue", "spread"]),
+        (("penstock", "serve", "wine", "=", "a.onnx", "--routing", "q"), ["queue"]),
         (("penstock", "completion", ""), ["bash", "zsh", "fish"]),
     ],
 )
@@ -58,11 +62,18 @@ def test_bash_completes_commands_options_and_values(tmp_path: Path, words: tuple
 
 @pytest.mark.parametrize(
     ("words", "kind"),
-    [("penstock serve mod", "file"), ("penstock check mod", "dir"), ("penstock serve --model-repository mod", "dir")],
+    [
+        ("penstock serve mod", "file"),
+        ("penstock serve wine = mod", "file"),
+        ("penstock check mod", "dir"),
+        ("penstock serve --model-repository mod", "dir"),
+        ("penstock serve --model-repository = mod", "dir"),
+    ],
 )
 def test_files_and_folders_are_left_to_the_shell(words: str, kind: str) -> None:
     asked = {"_PENSTOCK_COMPLETE": "bash_complete", "COMP_WORDS": words, "COMP_CWORD": str(len(words.split()) - 1)}
 
+    shells.register()
     done = CliRunner().invoke(group, env=asked, prog_name="penstock")
 
     assert done.output == f"{kind},mod\n"

@@ -6,6 +6,7 @@ import errno
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -163,3 +164,23 @@ def test_the_current_folder_hides_nothing_from_the_processes_of_a_server(tmp_pat
     finally:
         server.terminate()
     assert server.wait(30) == 0
+
+
+def test_a_terminal_that_is_closed_ends_a_server_in_order(tmp_path: Path) -> None:
+    port = free_port()
+    in_a_terminal = (
+        "import signal; signal.signal(signal.SIGHUP, signal.SIG_DFL); from penstock.entry import main; main()"
+    )
+    serve = ["serve", str(DIGITS), "--http-port", str(port), "--grpc-port", "off", "--metrics-port", "0"]
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(
+            [sys.executable, "-P", "-c", in_a_terminal, *serve], env=environment(), stdout=log, stderr=log
+        )
+    try:
+        with Client(f"http://127.0.0.1:{port}") as client:
+            wait_for("the server", client.ready)
+        server.send_signal(signal.SIGHUP)
+        assert server.wait(30) == 0
+    finally:
+        server.kill()
+    assert " is draining " in (tmp_path / "log").read_text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import re
 from pathlib import Path
@@ -24,6 +25,7 @@ from penstock.status.beats import lane_views, model_views, worker_views
 from penstock.status.documents import gateway_view
 from penstock.status.screen import MAX_ROWS, screen
 from penstock.status.view import FleetView, LaneView, ModelView, WorkerView, with_gateway, with_pace
+from protocol.answer_times import BOUNDS
 from protocol.errors import CodecError, FleetError, Unavailable
 from protocol.messages import Announcement, Heartbeat, ModelLoad, ModelState
 from protocol.naming import Names
@@ -132,6 +134,7 @@ models = st.builds(
     ModelView,
     names, names, st.sampled_from([*ModelState, "UNKNOWN"]), names, st.lists(lanes, max_size=2).map(tuple), st.integers(0, 50),
     counts, st.integers(0, 99), counts, counts, st.integers(0, 3), st.integers(0, 10**12), st.integers(0, 10**12), times, times,
+    st.lists(st.tuples(st.integers(0, 89), st.integers(0, 10**9)), max_size=3).map(tuple), times, times,
 )  # fmt: skip
 workers = st.builds(
     WorkerView,
@@ -196,6 +199,20 @@ def test_the_pace_is_of_the_time_between_two_readings() -> None:
     assert (paced.rows_per_second, paced.rows_per_batch) == (30.0, 15.0)
     assert (restarted.rows_per_second, restarted.rows_per_batch) == (None, None)
     assert (idle.rows_per_second, idle.rows_per_batch) == (0.0, None)
+    assert (idle.p50, idle.p99) == (None, None)
+
+
+def test_the_times_of_answers_are_of_the_time_between_two_readings() -> None:
+    old, new = ((2, 500), (40, 1)), ((2, 500), (40, 3), (60, 98))
+    before, later = model(answers=old), dataclasses.replace(model(answers=new), at=FINE.at + 2)
+    (paced,) = with_pace(later, before).models
+    assert paced.p50 == pytest.approx(3.3, rel=0.2)  # bucket 60: 98 of these 100
+    assert paced.p99 == pytest.approx(BOUNDS[60], rel=0.02)
+    lines = screen(with_pace(later, before), [])
+    head, row = next((head, row) for head, row in itertools.pairwise(lines) if head.startswith("MODEL"))
+    assert row[head.index("P99") :].split("  ")[0] == "3.3 s"
+    unknown = dataclasses.replace(before, models=())
+    assert with_pace(later, unknown).models[0].p99 is None
 
 
 def test_many_models_are_cut_to_the_busiest() -> None:
@@ -274,6 +291,22 @@ def test_what_a_gateway_says_becomes_a_view() -> None:
     )
     assert view.workers == (WorkerView("w0", "h", 3, 0.1, restarts=2, models=1, queued=1),)
     assert len(view.unseen) == 1
+
+
+@pytest.mark.parametrize(
+    ("answers", "known"),
+    [
+        ([[2, 5], [40, 1]], ((2, 5), (40, 1))), (None, ()), ("x", ()),
+        ([[2], [1, 2, 3], "ab", [None, 1], [1, -1], [90, 1], [89, 2]], ((89, 2),)),
+        ([[True, 1], [1, float("nan")]], ()),
+    ],
+)  # fmt: skip
+def test_whatever_a_gateway_says_of_times_is_checked(answers: object, known: object) -> None:
+    told = {"models": [{"name": "m", "version": "1", "counts": {"answers": answers}}, {"name": "m"}, 7]}
+    (only,) = gateway_view("url", 5.0, "", (INDEX, STATISTICS, SCALING), {}, told).models
+    assert only.answers == known
+    for odd in (None, [], {"models": 3}, {"models": [{"name": "m", "version": "1", "counts": answers}]}):
+        assert gateway_view("url", 5.0, "", (INDEX, STATISTICS, SCALING), {}, odd).models[0].answers == ()
 
 
 def test_a_gateway_without_a_scaling_document_says_what_is_missing() -> None:

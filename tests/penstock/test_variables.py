@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from penstock.cli.reference import variables
-from penstock.cli.variables import FLAGS, problems
+from penstock.cli.variables import FLAGS, problems, service_links
 
 ROOT = Path(__file__).parents[2]
 
@@ -72,3 +72,14 @@ def test_every_command_warns_on_standard_error_and_goes_on() -> None:
         "penstock: the environment variable PENSTOCK_KAFKAA is not known and has no effect; did you mean PENSTOCK_KAFKA?\n"
     )
     assert done.stdout.startswith("[")
+
+
+def test_a_port_that_kubernetes_describes_is_no_value_of_our_flag() -> None:
+    """Of a service called penstock-grpc."""
+    set_by_kubernetes = {
+        "PENSTOCK_GRPC_PORT": "tcp://10.0.0.1:8001",
+        "PENSTOCK_HTTP_PORT": "8000",
+        "PENSTOCK_URL": "tcp://x",
+    }
+
+    assert service_links(set_by_kubernetes) == ["PENSTOCK_GRPC_PORT"]

@@ -33,6 +33,7 @@ penstock serve models/digits/1
 penstock serve .
 penstock serve empty
 penstock serve model.onx
+penstock serve -model.onnx
 penstock serve a/model.onnx b/model.onnx
 penstock serve 'my models/model.onnx' model.onnx
 penstock serve model.onnx --http-prot 8080
@@ -99,6 +100,7 @@ penstock gateway --kafka 127.0.0.1:1 --redis redis://127.0.0.1:1 --http-port POR
 penstock dead list
 penstock status --gateway http://127.0.0.1:1
 PENSTOCK_HTTP_PROT=9000 penstock new wine
+PENSTOCK_GRPC_PORT=tcp://10.0.0.1:8001 penstock gateway
 """.strip().splitlines()
 """AT is a server with a key, and PORT its port. The commands run in the folder that `prepare` fills."""
 KEY = "right"
@@ -122,6 +124,7 @@ def prepare(folder: Path) -> None:
     (folder / "models" / "add" / "1").mkdir(parents=True)
     (folder / "models" / "add" / "1" / "model.py").write_text(ADD)
     (folder / "empty").mkdir()
+    (folder / "-model.onnx").touch()
     (folder / "rows.jsonl").write_text("[[0]]\n")
     (folder / "digests.txt").touch()
     (folder / "windows.json").write_text('{"inputs": []}', encoding="utf-16")

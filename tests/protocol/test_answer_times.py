@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from protocol.answer_times import BOUNDS, NAMES, bucket, histogram, quantile
+from protocol.answer_times import BOUNDS, NAMES, between, bucket, histogram, quantile
 from protocol.totals import add
 
 seconds = st.floats(1.2e-4, 400.0)
@@ -54,6 +54,12 @@ def test_a_quantile_is_at_most_a_fifth_off(times: list[float], share: float) -> 
     assert found is not None
     exact = float(np.quantile(times, share, method="inverted_cdf"))
     assert exact / 1.2 <= found <= exact * 1.2
+
+
+def test_what_was_counted_between_two_readings() -> None:
+    assert between([(1, 5), (2, 7)], [(1, 5), (2, 9), (4, 1)]) == [(2, 2), (4, 1)]
+    assert between([(1, 5)], []) == []
+    assert between([(1, 5)], [(1, 2)]) == []
 
 
 @given(st.lists(st.tuples(seconds, st.integers(0, 3)), max_size=100))

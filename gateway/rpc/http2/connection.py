@@ -185,7 +185,7 @@ class Connection(asyncio.Protocol):
                 break
             stream = int.from_bytes(data[at + 5 : start], "big") & 0x7FFFFFFF
             if self._block is not None and kind != Kind.CONTINUATION:
-                raise Fault(ErrorCode.PROTOCOL_ERROR, "a header block is not complete")
+                raise Fault(ErrorCode.PROTOCOL_ERROR, "another frame interrupts a header block")
             at = start + size
             if kind != _DATA:
                 self._frame(kind, flags, stream, data[start:at])
@@ -239,7 +239,7 @@ class Connection(asyncio.Protocol):
                 self._floods.count()
             return
         if call.ended:
-            raise Fault(ErrorCode.STREAM_CLOSED, "a call goes on after its end")
+            raise Fault(ErrorCode.STREAM_CLOSED, "a DATA frame follows the end of its call")
         call.window -= size
         if call.window < 0:
             raise Fault(ErrorCode.FLOW_CONTROL_ERROR, "a call's window is exceeded")
@@ -251,7 +251,7 @@ class Connection(asyncio.Protocol):
 
     def _on_headers(self, flags: int, stream: int, payload: bytes) -> None:
         if not stream % 2:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a client's calls have odd numbers")
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a client's stream numbers are odd")
         block = payload
         if flags & (Flag.PADDED | Flag.PRIORITY):
             block = frames.unpadded(payload, flags)
@@ -264,7 +264,7 @@ class Connection(asyncio.Protocol):
 
     def _on_continuation(self, flags: int, stream: int, payload: bytes) -> None:
         if self._block is None or self._block[0] != stream:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a header block continues that was not begun")
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a CONTINUATION frame continues no header block")
         _, first, parts = self._block
         parts.append(payload)
         if len(parts) > CONTINUATIONS or sum(map(len, parts)) > self._endpoint.max_header_bytes:
@@ -324,10 +324,10 @@ class Connection(asyncio.Protocol):
 
     def _on_settings(self, flags: int, stream: int, payload: bytes) -> None:
         if stream:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "settings belong to no call")
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a SETTINGS frame names a stream")
         if flags & Flag.ACK:
             if payload:
-                raise Fault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of settings has none")
+                raise Fault(ErrorCode.FRAME_SIZE_ERROR, "an acknowledgement of SETTINGS has a payload")
             return
         self._floods.count()
         for name, value in frames.parse_settings(payload):
@@ -343,7 +343,7 @@ class Connection(asyncio.Protocol):
 
     def _on_ping(self, flags: int, stream: int, payload: bytes) -> None:
         if stream or len(payload) != 8:
-            raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a PING has eight bytes and no call")
+            raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a PING must have eight bytes and name no stream")
         if not flags & Flag.ACK:
             self._floods.count()
             self._write(frames.frame(Kind.PING, Flag.ACK, 0, payload))
@@ -351,7 +351,7 @@ class Connection(asyncio.Protocol):
     def _on_window(self, flags: int, stream: int, payload: bytes) -> None:
         more = frames.parse_number(payload)
         if not more:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a window grows by nothing")
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a WINDOW_UPDATE adds nothing")
         if not stream:
             self._sending.grow(more)
         elif (call := self.calls.get(stream)) is not None:
@@ -362,17 +362,17 @@ class Connection(asyncio.Protocol):
         self._pump()
 
     def _on_push(self, flags: int, stream: int, payload: bytes) -> None:
-        raise Fault(ErrorCode.PROTOCOL_ERROR, "a client pushes nothing")
+        raise Fault(ErrorCode.PROTOCOL_ERROR, "a client must not push")
 
     def _on_priority(self, flags: int, stream: int, payload: bytes) -> None:
         if len(payload) != 5:
-            raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a priority has five bytes")
+            raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a PRIORITY frame must have five bytes")
         frames.check_dependency(stream, payload)
         self._floods.count()
 
     def _on_goaway(self, flags: int, stream: int, payload: bytes) -> None:
         if stream:
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a goodbye belongs to no call")
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a GOAWAY frame names a stream")
         self._floods.count()
 
     # --- out ----------------------------------------------------------------------------------------------------------

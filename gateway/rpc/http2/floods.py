@@ -1,4 +1,4 @@
-"""When a peer's frames are an attack: too many of them bring no call on, or reset one. Pure."""
+"""When a peer's frames are an attack: too many of them advance no call, or reset one. Pure."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from gateway.rpc.http2.frames import ErrorCode, Fault
 
 PERIOD: Final = 10.0
 UNHEEDED: Final = 1000
-"""Frames within `PERIOD` seconds that ask for something and bring no call on: more is an attack."""
+"""Frames within `PERIOD` seconds that ask for something and advance no call: more is an attack."""
 RESETS: Final = 1000
 """Calls that a peer resets within `PERIOD` seconds: more is an attack (CVE-2023-44487)."""
 
@@ -32,14 +32,14 @@ class FloodLimit:
         self._resets = self.unheeded = 0
 
     def count(self) -> None:
-        """Count a frame that brings no call on.
+        """Count a frame that advances no call.
 
         Raises:
             Fault: there are too many.
         """
         self.unheeded += 1
         if self.unheeded > UNHEEDED and self._is_quick():
-            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames bring no call on")
+            raise Fault(ErrorCode.ENHANCE_YOUR_CALM, "too many frames advance no call")
 
     def count_reset(self) -> None:
         """Count a call that its peer resets.

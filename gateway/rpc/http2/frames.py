@@ -121,7 +121,7 @@ def parse_settings(payload: bytes) -> Iterator[tuple[int, int]]:
         Fault: a value cannot be.
     """
     if len(payload) % _SETTING.size:
-        raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS frame has a part of a setting")
+        raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a SETTINGS frame ends within a setting")
     for name, value in _SETTING.iter_unpack(payload):
         if name == Setting.INITIAL_WINDOW_SIZE and value > MAX_WINDOW:
             raise Fault(ErrorCode.FLOW_CONTROL_ERROR, "the initial window is too large")
@@ -139,7 +139,7 @@ def check_dependency(stream: int, priority: bytes) -> None:
         Fault: it depends on itself, or belongs to no call.
     """
     if not stream or int.from_bytes(priority[:4], "big") & _STREAM == stream:
-        raise Fault(ErrorCode.PROTOCOL_ERROR, "a call depends on itself")
+        raise Fault(ErrorCode.PROTOCOL_ERROR, "a stream depends on itself")
 
 
 def parse_number(payload: bytes) -> int:
@@ -149,7 +149,7 @@ def parse_number(payload: bytes) -> int:
         Fault: it has not four bytes.
     """
     if len(payload) != _NUMBER.size:
-        raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a frame of a number has not four bytes")
+        raise Fault(ErrorCode.FRAME_SIZE_ERROR, "a frame that carries a number must have four bytes")
     number: int = _NUMBER.unpack(payload)[0]
     return number & _STREAM
 

@@ -116,10 +116,10 @@ def _head(fields: Iterable[tuple[bytes, bytes]]) -> CallHead:
         name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
         if name.startswith(":"):
             if metadata or name in special or name not in _PSEUDO:
-                raise Fault(ErrorCode.PROTOCOL_ERROR, "pseudo-headers come first, once each, and are a request's")
+                raise Fault(ErrorCode.PROTOCOL_ERROR, "pseudo-headers must come first, once each, and be a request's")
             special[name] = value
         elif name in _HOPS or (name == "te" and value != "trailers"):
-            raise Fault(ErrorCode.PROTOCOL_ERROR, "a header belongs to HTTP/1.1")
+            raise Fault(ErrorCode.PROTOCOL_ERROR, "a header of HTTP/1.1 is not allowed")
         elif name != name.lower():
             raise Fault(ErrorCode.PROTOCOL_ERROR, "a header's name is not lower-case")
         elif name in _TRANSPORT:

@@ -45,4 +45,4 @@ class PastCalls:
         """
         self.check_begun(stream)
         if stream not in self._early:
-            raise Fault(ErrorCode.STREAM_CLOSED, "a frame belongs to a call that its peer has ended")
+            raise Fault(ErrorCode.STREAM_CLOSED, "a frame follows the end of its call")

@@ -190,7 +190,7 @@ class SqliteJournal:
             self._prepare(database)
             return load(database)
         except OSError as error:
-            raise ConfigError(f"--data-dir {self._path.parent} cannot be used: {error}") from error
+            raise ConfigError(f"--data-dir {self._path.parent} cannot be used: {error.strerror or error}") from error
         except sqlite3.OperationalError as error:
             if error.sqlite_errorcode in {sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED}:
                 raise ConfigError(
