@@ -70,9 +70,13 @@ _ONNXRUNTIME: Final = (
         "it again, or m = onnx.load(FILE); m.opset_import.append(onnx.helper.make_opsetid('{domain}', 1)); onnx.save(m, FILE)",
     ),
     _cure(
-        r"Could not find an implementation for (?P<op>\w+)\(",
-        "onnxruntime cannot run {op} with these datatypes on this device, which often happens with FP16, BF16 and INT8 on the "
-        "CPU: export the model with FP32, or pip install -U onnxruntime",
+        r"(Could not find an implementation|Failed to find kernel) for (?P<op>\w+)\(",
+        "onnxruntime cannot run {op} with these datatypes on this device, which often happens with FP16, BF16, INT8 and INT4 on "
+        "the CPU: export the model with FP32, or pip install -U onnxruntime",
+    ),
+    _cure(
+        r"layout == 1",
+        "onnxruntime runs recurrent operators only with the sequence in front: export it again with layout 0",
     ),
     _cure(
         r"tensor\(complex(64|128)\)",

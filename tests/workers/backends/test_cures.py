@@ -22,6 +22,7 @@ from workers.backends.cures import SEARCHED, add_cure, cure, with_cure
 
 node = helper.make_node
 FLOAT, STRING, BFLOAT16 = TensorProto.FLOAT, TensorProto.STRING, TensorProto.BFLOAT16
+COMPLEX, FOUR_BITS = TensorProto.COMPLEX64, TensorProto.FLOAT4E2M1
 WEIGHTS = numpy_helper.from_array(np.ones((100, 2), np.float32), "W")
 Value = tuple[int, list[int | str | None]]
 X: dict[str, Value] = {"X": (FLOAT, ["n", 2])}
@@ -70,6 +71,28 @@ LOADING: dict[str, tuple[onnx.ModelProto | bytes, str]] = {
         ),
         "cannot run Conv with these datatypes",
     ),
+    "no kernel for a type": (
+        model(
+            node("Cast", ["X"], ["Y"], to=FOUR_BITS), opset=25, ir=13,
+            takes={"X": (TensorProto.FLOAT16, [2])}, gives={"Y": (FOUR_BITS, [2])},
+        ),
+        "cannot run Cast with these datatypes",
+    ),
+    "complex numbers": (
+        model(node("Identity", ["X"], ["Y"]), takes={"X": (COMPLEX, ["n", 2])}, gives={"Y": (COMPLEX, ["n", 2])}),
+        "onnxruntime has no complex numbers",
+    ),
+    "complex numbers inside": (
+        model(node("Cast", ["X"], ["C"], to=COMPLEX), node("Cast", ["C"], ["Y"], to=FLOAT)), "onnxruntime has no complex numbers",
+    ),
+    "one name twice": (model(NEG, node("Abs", ["X"], ["Y"])), "the file contradicts itself"),
+    "rows in front of a sequence": (
+        model(
+            node("GRU", ["X", "V", "V"], ["Y"], hidden_size=1, layout=1),
+            takes={"X": (FLOAT, ["n", 3, 1]), "V": (FLOAT, [1, 3, 1])}, gives={"Y": (FLOAT, None)},
+        ),
+        "export it again with layout 0",
+    ),
     "locale": (
         model(
             node("StringNormalizer", ["X"], ["Y"], locale="xx_YY", case_change_action="LOWER"),
@@ -101,8 +124,12 @@ def test_what_onnxruntime_says_of_a_file(tmp_path: Path, name: str) -> None:
 
 @pytest.mark.parametrize(("kept", "expected"), [
     (None, "put 'm.onnx.data' beside the model under that name"), (100, "copy both again, or write one file"),
+    ("../m.onnx.data", "names its weights by a path outside its own folder"),
+    ("/models/m.onnx.data", "names its weights by a path outside its own folder"),
 ])  # fmt: skip
-def test_what_onnxruntime_says_of_weights_in_a_second_file(tmp_path: Path, kept: int | None, expected: str) -> None:
+def test_what_onnxruntime_says_of_weights_in_a_second_file(
+    tmp_path: Path, kept: int | str | None, expected: str
+) -> None:
     path = tmp_path / "m.onnx"
     onnx.save_model(
         model(GEMM, gives={"Y": (FLOAT, ["n", 100])}),
@@ -113,6 +140,11 @@ def test_what_onnxruntime_says_of_weights_in_a_second_file(tmp_path: Path, kept:
     )
     if kept is None:
         (tmp_path / "m.onnx.data").unlink()
+    elif isinstance(kept, str):
+        elsewhere = onnx.load(path, load_external_data=False)
+        next(entry for entry in elsewhere.graph.initializer[0].external_data if entry.key == "location").value = kept
+        onnx.save(elsewhere, path)
+        (tmp_path.parent / "m.onnx.data").touch()
     else:
         os.truncate(tmp_path / "m.onnx.data", kept)
 
