@@ -66,7 +66,7 @@ class Inflation:
         self._rest = engine.unconsumed_tail
         if len(self.raw) > self._limit:
             raise TooLarge(
-                f"the decompressed request body has more than {self._limit} bytes, the limit (max_body_bytes)"
+                f"the decompressed request body has more than {self._limit} bytes, the limit of a request: send fewer rows in each"
             )
         if engine.eof:
             if engine.unused_data:

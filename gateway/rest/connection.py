@@ -84,7 +84,7 @@ class InferConnection(RequestReader):
         transport.set_write_buffer_limits(_WRITE_BUFFER, 0)
         limit = self._endpoint.max_connections
         if len(self.connections) > limit:
-            self._refuse(503, f"this gateway has {limit} connections open, the limit (max_connections)")
+            self._refuse(503, f"this gateway has {limit} connections open, which is its limit")
             transport.close()
 
     # --- turns --------------------------------------------------------------------------------------------------------

@@ -357,7 +357,9 @@ class InferFrontend:
     def _check_size(self, size: int) -> None:
         limit = self._settings.max_body_bytes
         if size > limit:
-            raise TooLarge(f"the request body has {size} bytes or more; at most {limit} are allowed (max_body_bytes)")
+            raise TooLarge(
+                f"the request body has {size} bytes or more; at most {limit} are allowed: send fewer rows in each"
+            )
 
 
 def _parsed(exchange: Exchange, length: int | None, served: Served) -> InferBody:

@@ -210,4 +210,4 @@ def check_size(size: int, limit: int) -> None:
         TooLarge: naming the limit.
     """
     if size > limit:
-        raise TooLarge(f"the message has {size} bytes; at most {limit} are allowed (max_body_bytes)")
+        raise TooLarge(f"the message has {size} bytes; at most {limit} are allowed: send fewer rows in each")

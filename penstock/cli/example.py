@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import math
 import shlex
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,19 @@ import orjson
 
 from penstock.cli import input_flags
 from protocol.example_shapes import candidates
+from protocol.frames import MAX_RECORD
 from protocol.model_config import ModelConfig, TensorSpec
+from protocol.tensors import ITEM_SIZE
 from protocol.texts import shortened, visible
 from protocol.urls import callable_host, is_loopback, server_url
 
-VALUES: Final = {"BYTES": "text", "BOOL": True}
-"""The value of each element, by datatype; 0 for all others."""
+_VALUES: Final[Mapping[str, Sequence[Any]]] = {
+    "BYTES": ["text"],
+    "BOOL": [True],
+    **dict.fromkeys(("FP16", "FP32", "FP64"), tuple(tenth / 10 for tenth in range(1, 10))),
+}
+"""The elements by datatype, over and over; 0 for all others. Of zeros, or of one number only, logarithms and normalisations make
+infinities and NaN, which JSON does not have."""
 _NOT_IN_JSON: Final = frozenset({"FP16", "BF16"})
 """Datatypes that the V2 protocol sends only as bytes, which a terminal cannot show."""
 _LONGEST: Final = 600
@@ -83,6 +91,8 @@ def example(server: Server, config: ModelConfig, trial: Trial = Trial()) -> str:
     served = f"{config.name} is served at {server.url}"
     if trial.refused:
         return f"{served}; {_real_inputs(server, config, trial.refused)}"
+    if (size := _bytes(config, trial)) > MAX_RECORD:
+        return f"{served}; one row has {size} bytes, and a request holds at most {MAX_RECORD}: export it with smaller inputs"
     slow = (
         f"\n  a made-up call has not been answered in {trial.running:g} s; others wait until it is"
         if trial.running
@@ -125,6 +135,13 @@ def _call(server: Server, config: ModelConfig, trial: Trial) -> str:
     return f"{shlex.join(words)}{key} -d {shlex.quote(body.decode())}"
 
 
+def _bytes(config: ModelConfig, trial: Trial) -> int:
+    """Of the example's inputs, without those of texts; 0 if their shapes are not known."""
+    shapes = _shapes(config, trial) or {}
+    specs = [spec for spec in example_inputs(config) if spec.name in shapes]
+    return sum(math.prod(shapes[spec.name]) * ITEM_SIZE.get(spec.datatype, 0) for spec in specs)
+
+
 def _shapes(config: ModelConfig, trial: Trial) -> Mapping[str, Sequence[int]] | None:
     """The shapes of the example; None if they can only be found by trying."""
     if trial.shapes is not None:
@@ -148,10 +165,15 @@ def _inputs(config: ModelConfig, shapes: Mapping[str, Sequence[int]]) -> list[di
             "name": spec.name,
             "shape": shapes[spec.name],
             "datatype": spec.datatype,
-            "data": [VALUES.get(spec.datatype, 0)] * math.prod(shapes[spec.name]),
+            "data": values(spec.datatype, math.prod(shapes[spec.name])),
         }
         for spec in example_inputs(config)
     ]
+
+
+def values(datatype: str, count: int) -> list[Any]:
+    """The elements of an input of the example."""
+    return list(itertools.islice(itertools.cycle(_VALUES.get(datatype, [0])), count))
 
 
 def _client(server: Server, config: ModelConfig, shapes: Mapping[str, Sequence[int]]) -> str:

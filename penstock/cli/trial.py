@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from penstock.cli.example import VALUES, Trial, example_inputs
+from penstock.cli.example import Trial, example_inputs, values
 from protocol.errors import ModelFailed, described
 from protocol.example_shapes import MAX_ELEMENTS, Shapes, candidates
 from protocol.messages import Failure, InferRequest
@@ -83,8 +83,8 @@ def _request(loaded: LoadedModel, shapes: Shapes) -> InferRequest:
 
 
 def _tensor(spec: TensorSpec, shape: Sequence[int]) -> Tensor:
-    value = VALUES.get(spec.datatype, 0)
-    return from_array(spec.name, np.full(shape, value, NUMPY_DTYPE[spec.datatype]), spec.datatype)
+    elements = np.array(values(spec.datatype, math.prod(shape)), NUMPY_DTYPE[spec.datatype])
+    return from_array(spec.name, elements.reshape(tuple(shape)), spec.datatype)
 
 
 def _require_answers(outcomes: Sequence[object]) -> None:

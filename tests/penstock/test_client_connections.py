@@ -325,7 +325,7 @@ async def test_a_refusal_before_the_body_was_read_is_understood(fleet: Site, mak
     await fleet.worker(ANY)
     gateway = await fleet.gateway(max_body_bytes=100_000)
 
-    with pytest.raises((TooLarge, FleetError), match="max_body_bytes"):
+    with pytest.raises((TooLarge, FleetError), match="send fewer rows"):
         await make(gateway.url)("infer", "any", {"IN": np.zeros(3_000_000, np.float32)})
 
 

@@ -200,7 +200,7 @@ def called(place: Place, port: int) -> list[object]:
         with Client(url, tls=trust) as client:
             found += client.infer("add", inputs(), timeout=20).outputs["SUM"].tolist()
     large = httpx.post(f"{base}/v2/models/add/infer", content=b" " * (16 * 2**20 + 1), verify=trust, timeout=30)
-    return [*found, "max_body_bytes" in large.json()["error"], httpx.get(f"{base}/metrics", verify=trust).status_code]
+    return [*found, "send fewer rows" in large.json()["error"], httpx.get(f"{base}/metrics", verify=trust).status_code]
 
 
 def answers(base: str, trust: ssl.SSLContext) -> bool:

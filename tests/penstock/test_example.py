@@ -88,6 +88,20 @@ SAMPLES = """
 """Takes eight samples or more, which only a request shows: it does not run before somebody asks for it."""
 
 
+STANDARD = """
+    import numpy as np
+
+    class Model:
+        inputs = {"X": ("FP32", [4])}
+        outputs = {"Y": ("FP32", [4])}
+
+        def predict(self, X):
+            logs = np.log(X)
+            return {"Y": (logs - logs.mean(axis=1, keepdims=True)) / logs.std(axis=1, keepdims=True)}
+"""
+"""Answers zeros, or one number over and over, with what JSON does not have."""
+
+
 def certify(folder: Path) -> tuple[Path, Path]:
     """A certificate of this machine, which signs itself, and its key."""
     certificate, key = folder / "c's.pem", folder / "key.pem"
@@ -119,7 +133,8 @@ def test_every_line_that_is_printed_is_answered_with_a_key_on_all_addresses(tmp_
         'input [ { name: "x" data_type: TYPE_INT64 dims: [ 1 ] optional: true } ] '
         'output [ { name: "y" data_type: TYPE_INT64 dims: [ 1 ] } ]'
     )
-    names = sorted([*MODELS, "alone", "optional"])
+    write_model(tmp_path / "models", "standard", STANDARD)
+    names = sorted([*MODELS, "alone", "optional", "standard"])
     for part in range(0, len(names), 10):  # ten lines are printed at once
         chosen = names[part : part + 10]
         flags = [word for model in chosen for word in ("--load-model", model)]

@@ -134,7 +134,7 @@ def test_large_inputs_are_not_tried() -> None:
     found = asyncio.run(Trials().run(model))
 
     assert (found, picky.tried) == (Trial(), [])
-    assert "try:\n  penstock infer m --random 1 --url" in example(SERVER, model.version.config, found)
+    assert "one row has 50331648 bytes" in example(SERVER, model.version.config, found)
 
 
 def test_no_size_is_tried_after_one_that_ended_the_instance() -> None:
@@ -202,3 +202,13 @@ async def test_python_code_runs_for_requests_only(tmp_path: Path, isolation: str
     assert await Trials().run(model) == Trial()
     await model.close()
     assert not (version.path.parent / "runs").exists()
+
+
+def test_a_row_that_no_request_can_hold_is_said() -> None:
+    large = loaded(Picky(lambda shape: True), [3, 2000, 1000]).version.config
+    told = example(SERVER, large)
+    assert "one row has 24000000 bytes, and a request holds at most 16777216" in told
+    assert "curl" not in told
+    assert "penstock infer" not in told
+    small = loaded(Picky(lambda shape: True), [3, 1000, 1000]).version.config
+    assert "penstock infer m --random 1" in example(SERVER, small)

@@ -99,7 +99,7 @@ class MessageReader:
         if flag > 1:
             raise CodecError(f"a gRPC message begins with 0 or 1, not with {flag}")
         if size > self._limit:
-            raise TooLarge(f"the message has {size} bytes; at most {self._limit} are allowed (max_body_bytes)")
+            raise TooLarge(f"the message has {size} bytes; at most {self._limit} are allowed: send fewer rows in each")
         end = PREFIX + size
         if len(backlog) >= end:
             self._backlog = backlog[end:]
