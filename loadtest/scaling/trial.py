@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import functools
 import math
 import os
 import time
@@ -128,7 +129,7 @@ async def run_policy(plan: TrialPlan, running: Bench, known: Calibration, policy
     Raises:
         FleetError: a worker cannot be started.
     """
-    await until(lambda: running.state()["ready_workers"] == 0, 30.0, "the workers before to be gone")
+    await until(functools.partial(_is_idle, running), 60.0, "the workers before to be gone, with their work")
     workers, recorder = Workers(running.make_worker), Rows()
     begin = time.perf_counter() + _lead(plan, known, policy)
     samples: list[tuple[float, int, int, int, float | None]] = []
@@ -147,6 +148,12 @@ async def run_policy(plan: TrialPlan, running: Bench, known: Calibration, policy
     finally:
         await workers.close()
     return _result(plan, policy, recorder.rows, workers, begin, end, samples, dict(target.complaints))
+
+
+def _is_idle(running: Bench) -> bool:
+    """Whether nobody is there, and nothing that a reading of the log still shows as waiting wants somebody."""
+    state = running.state()
+    return (state["ready_workers"], state["wanted_workers"]) == (0, 0)
 
 
 def _lead(plan: TrialPlan, known: Calibration, policy: str) -> float:

@@ -39,7 +39,9 @@ def ours() -> collections.Counter[str]:
     counted = collections.Counter(
         f"{type(thing).__module__}.{type(thing).__qualname__}"
         for thing in gc.get_objects()
-        if not (isinstance(thing, asyncio.TimerHandle) and thing.cancelled())
+        if not (
+            type(thing) is asyncio.TimerHandle and thing.cancelled()
+        )  # isinstance would run code of other libraries
     )
     return collections.Counter(
         {
