@@ -77,7 +77,9 @@ def test_one_call_loads_a_model_on_every_worker_and_on_those_that_start_later(si
     loaded = load(first, "plus")
     assert (loaded.status_code, loaded.text) == (200, "")
     assert [answer(gateway) for gateway in (first, second)] == [2.0, 2.0]
-    found = wait_for("both workers", lambda: (s := status(second, "plus")) and s["workers"][1]["done"] and s)
+    found = wait_for(
+        "both workers", lambda: (s := status(second, "plus")) and all(w["done"] for w in s["workers"]) and s
+    )
     assert [(w["worker"], w["state"], w["generation"]) for w in found["workers"]] == [
         (name, "READY", found["desired"]["generation"]) for name in ("w0", "w1")
     ]

@@ -105,7 +105,7 @@ class LanePlanner:
         best, fits, longest = 0, False, self._settings.longest
         single = self._times.best(shape_class, 1) if 1 in self._times.measured(shape_class) else None
         if single is not None and single > longest:
-            return 0 if held > 0.0 else self._as_fast_as(shape_class, (1.0 + SMALLER) * single)
+            return 0 if held > 0.0 else self._as_fast_as(shape_class, (1.0 + SMALLER) * single, now)
         for size in self._sizes:
             seconds = self._times.expected(shape_class, size, now)
             if seconds is not None and seconds <= longest:
@@ -115,14 +115,10 @@ class LanePlanner:
             return best if best and fits else 0
         return best or 1
 
-    def _as_fast_as(self, shape_class: Hashable, allowed: float) -> int:
+    def _as_fast_as(self, shape_class: Hashable, allowed: float, now: float) -> int:
         """The largest size that takes no longer; 1 if none is known."""
-        best = 1
-        for size in self._sizes:
-            seconds = self._times.best(shape_class, size)
-            if seconds is not None and seconds <= allowed:
-                best = size
-        return best
+        times = self._times
+        return max((size for size in self._sizes if times.takes_no_longer(shape_class, size, allowed, now)), default=1)
 
     def expected(self, shape_class: Hashable, rows: int, now: float) -> float:
         """Seconds that a batch of the lane should take; the longest allowed if nothing was measured."""

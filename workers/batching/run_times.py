@@ -25,6 +25,12 @@ RECENT: Final = 8
 RETRY: Final = 2.0
 """Seconds until a size that is over the limit may be tried again; twice as long after each further time."""
 MAX_DOUBLINGS: Final = 8
+TRIES: Final = 3
+"""Runs before a size is believed to take longer than a smaller one."""
+NOISE: Final = 1.5
+"""How many times as long such a run may take."""
+FORGOTTEN: Final = 10.0
+"""Seconds without a run after which that is not believed any more."""
 
 
 @dataclasses.dataclass(slots=True)
@@ -34,12 +40,14 @@ class _Time:
     Attributes:
         seconds: the moving average.
         recent: the last runs.
+        at: when the last one ended.
         retry_at: if it is over the limit: when it counts as unmeasured again; else 0.
         excesses: how often in a row it was tried and found over the limit.
     """
 
     seconds: float
     recent: collections.deque[float]
+    at: float
     retry_at: float = 0.0
     excesses: int = 0
 
@@ -76,10 +84,10 @@ class RunTimes:
 
     def _updated(self, known: _Time | None, seconds: float, now: float) -> _Time:
         if known is None or math.isinf(seconds) or math.isinf(known.seconds) or 0.0 < known.retry_at <= now:
-            updated = _Time(seconds, collections.deque((seconds,), RECENT))
+            updated = _Time(seconds, collections.deque((seconds,), RECENT), now)
         else:
             known.recent.append(seconds)
-            updated = _Time(known.seconds + WEIGHT * (seconds - known.seconds), known.recent, known.retry_at)
+            updated = _Time(known.seconds + WEIGHT * (seconds - known.seconds), known.recent, now, known.retry_at)
         before = 0 if known is None else known.excesses
         if not updated.is_over(self._limit):
             updated.retry_at = 0.0
@@ -125,6 +133,19 @@ class RunTimes:
         sizes = self._shapes.get(shape_class, {})
         known = sizes.get(rows)
         return self._guess(sizes, rows) if known is None else min(known.recent)
+
+    def takes_no_longer(self, shape_class: Hashable, rows: int, allowed: float, now: float) -> bool:
+        """Whether a batch of `rows` may be taken to run within `allowed` seconds, whatever the limit is.
+
+        One run on a busy machine says little, and a size that is not chosen is not measured again: so a size is ruled out only by
+        `TRIES` runs, or one that took `NOISE` times as long, and not for ever.
+        """
+        sizes = self._shapes.get(shape_class, {})
+        known = sizes.get(rows)
+        if known is None or now - known.at > FORGOTTEN:
+            seconds = self._guess(sizes, rows)
+            return seconds is not None and seconds <= allowed
+        return min(known.recent) <= (NOISE * allowed if len(known.recent) < TRIES else allowed)
 
     @staticmethod
     def _guess(sizes: dict[int, _Time], rows: int) -> float | None:

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workers.batching.lanes import BRIEF, LARGEST_SHARE, SMALLER, LanePlanner, LaneSettings
-from workers.batching.run_times import MAX_SHAPES, MAX_SIZES, RETRY, RunTimes
+from workers.batching.run_times import FORGOTTEN, MAX_SHAPES, MAX_SIZES, NOISE, RETRY, TRIES, RunTimes
 
 MAX_ROWS = 16
 
@@ -152,14 +152,48 @@ def test_if_one_row_takes_too_long_as_many_run_as_take_no_longer() -> None:
 def test_no_batch_of_a_steady_model_but_one_runs_longer_than_allowed(
     per_batch: float, per_row: float, longest: float
 ) -> None:
-    """That one is the first of two rows, and takes at most twice as long as one."""
+    """That one is the first of two rows, and takes at most twice as long as one; three, if a busy moment may have been why."""
     lane = planner(longest)
     bound = max(longest, (1.0 + SMALLER) * (per_batch + per_row))
     chosen = grown(lane, per_batch, per_row)
     late = [rows for rows in chosen if per_batch + per_row * rows > bound + 1e-9]
-    assert late in ([], [2])
+    assert late in ([], [2], [2] * TRIES)
+    if len(late) > 1:
+        assert per_batch + per_row * 2 <= NOISE * bound
     settled = chosen[-1]
     assert settled == MAX_ROWS or per_batch + per_row * 2 * settled > bound - 1e-9, "no smaller than it must be"
+
+
+def test_a_busy_moment_does_not_make_batches_small_for_ever() -> None:
+    """Ten runs in a row take longer than one row did; after that the model is as it was, and so are its batches."""
+    lane = planner()
+    lane.observe("a", 1, 0.030, 0.0)
+    now = 0.0
+    for _ in range(10):
+        rows = lane.batch_rows("a", 0.0, now)
+        lane.observe("a", rows, 0.030 if rows == 1 else 0.040, now)
+    assert lane.batch_rows("a", 0.0, now) == 1
+    for _ in range(12):
+        now += FORGOTTEN / 3
+        lane.observe("a", lane.batch_rows("a", 0.0, now), 0.030, now)
+    assert lane.batch_rows("a", 0.0, now) == MAX_ROWS
+
+
+def test_one_slow_run_does_not_rule_a_size_out() -> None:
+    lane = planner()
+    for rows, seconds in (
+        (1, 0.030),
+        (2, 0.035),
+        (2, 0.030),
+        (4, 0.036),
+        (4, 0.036),
+        (4, 0.030),
+        (8, 0.030),
+        (16, 0.031),
+    ):
+        assert lane.batch_rows("a", 0.0, 0.0) == rows
+        lane.observe("a", rows, seconds, 0.0)
+    assert lane.batch_rows("a", 0.0, 0.0) == MAX_ROWS
 
 
 def test_a_model_that_becomes_slow_gets_small_batches_after_a_few_runs() -> None:
