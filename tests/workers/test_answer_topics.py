@@ -290,6 +290,48 @@ async def test_an_answer_too_large_for_its_topic_is_a_failure_there_and_the_othe
         assert all(reply.failure is None for name, reply in answers(b).items() if name != "large")
 
 
+async def test_a_topic_that_is_mended_while_two_partitions_ask_takes_answers_again() -> None:
+    """The first partition finds it mended while a refusal is on its way to the second: no later answer is a failure unasked."""
+    async with bench() as b:
+        serving = await b.serve()
+        await b.bus.ensure_topic(JOB, 2)
+        right, phase = b.bus.publish, {"mended": False}
+        asked: dict[int | None, int] = {0: 0, 1: 0}
+        second_asked, first_answered = asyncio.Event(), asyncio.Event()
+
+        async def publish(topic: str, records: Sequence[OutRecord], partition: int | None = None) -> Published:
+            if ".results." not in topic:
+                return await right(topic, records, partition)
+            if not phase["mended"]:
+                raise TooLarge("max.message.bytes")
+            asked[partition] += 1
+            if partition == 0 and asked[0] == 1:
+                await second_asked.wait()
+                raise TooLarge("max.message.bytes")
+            if partition == 1 and asked[1] <= 2:
+                if asked[1] == 2:  # one answer alone, after all of them
+                    second_asked.set()
+                    await first_answered.wait()
+                raise TooLarge("max.message.bytes")
+            published = await right(topic, records, partition)
+            first_answered.set()
+            return published
+
+        b.bus.publish = publish  # type: ignore[method-assign]
+        names = [f"row-{number}" for number in range(40)]
+        first = [name for name in names if partition_of(name.encode(), 2) == 0][:1]
+        second = [name for name in names if partition_of(name.encode(), 2) == 1][:3]
+        await b.hold()
+        for number, name in enumerate([*first, *second]):
+            await sent(b, name, number)
+        b.instances[0].gate.set()
+        await until(lambda: "not even a failure fits" in serving.runner.problem(), "the refusals to be told")
+        phase["mended"] = True
+        await settled(b, 5)
+        failed = [name for name, reply in answers(b).items() if reply.failure is not None]
+        assert len(failed) == 2, "those that were refused, one of each partition"
+
+
 # --- crashes -----------------------------------------------------------------------------------------------------------
 
 

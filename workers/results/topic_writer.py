@@ -200,6 +200,7 @@ class TopicWriter:
 
     async def _publish_batch(self, batch: Sequence[Outgoing], partition: int) -> None:
         """Publish a batch; in halves if it is too large for the topic. A record that is too large alone becomes a failure."""
+        blocked = self._takes_nothing  # as it is before the topic is asked: another partition may find it mended meanwhile
         size = sum([_bytes(record) for _, record in batch])
         if size < self._refused:
             try:
@@ -213,12 +214,12 @@ class TopicWriter:
             await self._publish_batch(batch[:middle], partition)
             await self._publish_batch(batch[middle:], partition)
         else:
-            await self._publish_failure(*batch[0], partition)
+            await self._publish_failure(*batch[0], partition, blocked)
 
-    async def _publish_failure(self, answer: Waiting, record: OutRecord, partition: int) -> None:
+    async def _publish_failure(self, answer: Waiting, record: OutRecord, partition: int, blocked: bool) -> None:
         try:
             await self._context.bus.publish(self.topic, [_too_large(answer, record)], partition)
-            if self._takes_nothing:  # until now: it was mended, and may take the next answer as it is
+            if blocked:  # until now: it was mended, and may take the next answer as it is
                 self._takes_nothing, self._refused = False, math.inf
         except TooLarge as error:
             self._takes_nothing, self._refused = True, math.inf
