@@ -91,14 +91,15 @@ def example(server: Server, config: ModelConfig, trial: Trial = Trial()) -> str:
     served = f"{config.name} is served at {server.url}"
     if trial.refused:
         return f"{served}; {_real_inputs(server, config, trial.refused)}"
-    if (size := _bytes(config, trial)) > MAX_RECORD:
+    shapes = _shapes(config, trial)
+    if shapes is not None and (size := _bytes(config, shapes)) > MAX_RECORD:
         return f"{served}; one row has {size} bytes, and a request holds at most {MAX_RECORD}: export it with smaller inputs"
     slow = (
         f"\n  a made-up call has not been answered in {trial.running:g} s; others wait until it is"
         if trial.running
         else ""
     )
-    return f"{served}; try:\n  {_call(server, config, trial)}{slow}"
+    return f"{served}; try:\n  {_call(server, config, shapes)}{slow}"
 
 
 def _real_inputs(server: Server, config: ModelConfig, refused: str) -> str:
@@ -122,8 +123,7 @@ def example_inputs(config: ModelConfig) -> list[TensorSpec]:
     return [spec for spec in config.inputs if not spec.optional] or list(config.inputs[:1])
 
 
-def _call(server: Server, config: ModelConfig, trial: Trial) -> str:
-    shapes = _shapes(config, trial)
+def _call(server: Server, config: ModelConfig, shapes: Mapping[str, Sequence[int]] | None) -> str:
     if shapes is None:
         return _client(server, config, {})
     body = orjson.dumps({"inputs": _inputs(config, shapes)}) if _in_json(config, shapes) else b""
@@ -135,11 +135,10 @@ def _call(server: Server, config: ModelConfig, trial: Trial) -> str:
     return f"{shlex.join(words)}{key} -d {shlex.quote(body.decode())}"
 
 
-def _bytes(config: ModelConfig, trial: Trial) -> int:
-    """Of the example's inputs, without those of texts; 0 if their shapes are not known."""
-    shapes = _shapes(config, trial) or {}
+def _bytes(config: ModelConfig, shapes: Mapping[str, Sequence[int]]) -> int:
+    """Of the example's inputs, without those of texts."""
     specs = [spec for spec in example_inputs(config) if spec.name in shapes]
-    return sum(math.prod(shapes[spec.name]) * ITEM_SIZE.get(spec.datatype, 0) for spec in specs)
+    return sum(math.prod(shapes[spec.name]) * ITEM_SIZE[spec.datatype] for spec in specs)
 
 
 def _shapes(config: ModelConfig, trial: Trial) -> Mapping[str, Sequence[int]] | None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 from penstock.cli import known_folders
+from penstock.cli.known_folders import quoted
 from penstock.paths import LOOKED_AT, entries, similar
 from protocol.errors import ConfigError
 from workers.repository.completion import FILE_BACKEND, SUFFIX_BACKEND
@@ -26,21 +27,21 @@ def for_file(folder: Path) -> str:
     if file := model_file(folder):
         several = file.name not in FILE_BACKEND and len(_model_files(folder)) > 1
         which = "name the file to serve, such as" if several else "serve the file in it"
-        return f"{which}: penstock serve {_quoted(file)}"
+        return f"{which}: penstock serve {quoted(file)}"
     if text := known_folders.without_a_file(folder):
         return text
     if repository := repository_in(folder):
-        return f"serve the repository in it: penstock serve --model-repository {_quoted(repository)}"
+        return f"serve the repository in it: penstock serve --model-repository {quoted(repository)}"
     if holds_models(folder):
-        return f"a repository of model folders is served with: penstock serve --model-repository {_quoted(folder)}"
-    return f"it has no model in it; make a first one with: penstock new NAME --model-repository {_quoted(folder)}"
+        return f"a repository of model folders is served with: penstock serve --model-repository {quoted(folder)}"
+    return f"it has no model in it; make a first one with: penstock new NAME --model-repository {quoted(folder)}"
 
 
 def for_repository(path: Path) -> str:
     """Advice for a path that is no folder, given as a repository."""
     if path.is_file():
         text = f"'{path}' is a file, and a model repository is a folder of model folders"
-        return f"{text}; to serve the file: penstock serve {_quoted(path)}" if path.suffix in SUFFIX_BACKEND else text
+        return f"{text}; to serve the file: penstock serve {quoted(path)}" if path.suffix in SUFFIX_BACKEND else text
     return f"there is no folder '{path}'{similar(path)}"
 
 
@@ -52,8 +53,8 @@ def without_models(folder: Path, command: str) -> str:
         command: the command line, to which a better repository is added.
     """
     if repository := repository_in(folder):
-        return f"; the models are in '{repository}': {command} {_quoted(repository)}"
-    return f"; make a first one with: penstock new NAME --model-repository {_quoted(folder)}"
+        return f"; the models are in '{repository}': {command} {quoted(repository)}"
+    return f"; make a first one with: penstock new NAME --model-repository {quoted(folder)}"
 
 
 def model_file(folder: Path) -> Path | None:
@@ -97,6 +98,3 @@ def holds_models(folder: Path) -> bool:
     except ConfigError:
         return False
     return bool(listing.models)
-
-
-_quoted = known_folders.quoted

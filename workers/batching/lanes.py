@@ -103,7 +103,7 @@ class LanePlanner:
         size is staged: a smaller one would keep the instance from ever running a large one.
         """
         best, fits, longest = 0, False, self._settings.longest
-        single = self._times.best(shape_class, 1) if 1 in self._times.measured(shape_class) else None
+        single = self._times.best(shape_class, 1)
         if single is not None and single > longest:
             return 0 if held > 0.0 else self._as_fast_as(shape_class, (1.0 + SMALLER) * single, now)
         for size in self._sizes:

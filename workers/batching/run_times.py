@@ -129,10 +129,9 @@ class RunTimes:
         return self._guess(sizes, rows)
 
     def best(self, shape_class: Hashable, rows: int) -> float | None:
-        """Seconds of the best recent run of `rows`, whatever the limit is, or what an unmeasured size is assumed to take."""
-        sizes = self._shapes.get(shape_class, {})
-        known = sizes.get(rows)
-        return self._guess(sizes, rows) if known is None else min(known.recent)
+        """Seconds of the best recent run of `rows`, whatever the limit is; None if none was measured."""
+        known = self._shapes.get(shape_class, {}).get(rows)
+        return None if known is None else min(known.recent)
 
     def takes_no_longer(self, shape_class: Hashable, rows: int, allowed: float, now: float) -> bool:
         """Whether a batch of `rows` may be taken to run within `allowed` seconds, whatever the limit is.

@@ -200,7 +200,8 @@ class TopicWriter:
 
     async def _publish_batch(self, batch: Sequence[Outgoing], partition: int) -> None:
         """Publish a batch; in halves if it is too large for the topic. A record that is too large alone becomes a failure."""
-        blocked = self._takes_nothing  # as it is before the topic is asked: another partition may find it mended meanwhile
+        # As it is before the topic is asked: another partition may find the topic mended meanwhile.
+        blocked = self._takes_nothing
         size = sum([_bytes(record) for _, record in batch])
         if size < self._refused:
             try:
